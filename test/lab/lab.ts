@@ -1,0 +1,178 @@
+import { execa } from 'execa';
+import { createWriteStream, rmSync } from 'node:fs';
+import { mkdir, mkdtemp } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { cacheRoot } from '../../images/debian/cache.ts';
+import {
+  CommandChannel,
+  execOver,
+  LabError,
+  type Command,
+  type ExecOptions,
+  type ExecResult,
+} from './commands.ts';
+import { HOST_TAG, prepareLevel1, SHARED_TAG, type Level1 } from './level1.ts';
+import { findQemu } from './qemu.ts';
+
+export type LabOptions = {
+  /** memory of level 1 in MiB; default {@link DEFAULT_MEM_MIB}. The host's is taken only as level 1 touches it. */
+  readonly mem?: number;
+  /** default 1, which is faster for most work: under TCG each further CPU costs */
+  readonly cpus?: number;
+  /** limit for the time until level 1 takes commands, default 120 s; fetching packages does not count */
+  readonly bootTimeoutMs?: number;
+};
+
+export const DEFAULT_MEM_MIB = 6144;
+const BOOT_TIMEOUT_MS = 120_000;
+/** Of the console, for messages. */
+const TAIL_BYTES = 64 * 1024;
+const TAIL_LINES = 40;
+
+/** Level 1: a machine under TCG with a true kvm_amd, the host's tree and as many commands at once as one likes. */
+export class Lab implements AsyncDisposable {
+  /** a directory that both the host and level 1 can write, by this path in both; goes with the lab */
+  readonly shared: string;
+  readonly #dir: string;
+  readonly #qemu: ReturnType<typeof spawnQemu>;
+  readonly #channel: CommandChannel;
+  readonly #ended: Promise<void>;
+  readonly #onExit: () => void;
+  #console = Buffer.alloc(0);
+  #stopping = false;
+
+  /**
+   * Boots level 1. Fetches its parts where they are not in the cache yet.
+   * @throws LabError with the end of the console where it does not come up
+   */
+  static async start(options: LabOptions = {}): Promise<Lab> {
+    const root = join(cacheRoot(), 'lab');
+    await mkdir(root, { recursive: true });
+    const dir = await mkdtemp(join(root, 'run-'));
+    const shared = join(dir, 'shared');
+    let lab: Lab | undefined;
+    try {
+      await mkdir(shared);
+      const [qemu, level1] = await Promise.all([findQemu(), prepareLevel1(shared)]);
+      const args = [...qemu.args, ...machineArguments(level1, shared, options)];
+      lab = new Lab(dir, shared, [qemu.command, ...args], qemu.env);
+      await lab.#untilReady(options.bootTimeoutMs ?? BOOT_TIMEOUT_MS);
+      return lab;
+    } catch (error) {
+      await lab?.stop();
+      rmSync(dir, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  private constructor(
+    dir: string,
+    shared: string,
+    command: readonly string[],
+    env: Readonly<Record<string, string>>,
+  ) {
+    this.#dir = dir;
+    this.shared = shared;
+    this.#qemu = spawnQemu(command, env);
+    const log = createWriteStream(join(dir, 'console.log'));
+    for (const stream of [this.#qemu.stdout, this.#qemu.stderr]) {
+      stream.on('data', (data: Buffer) => {
+        log.write(data);
+        this.#console = Buffer.concat([this.#console, data]).subarray(-TAIL_BYTES);
+      });
+    }
+    this.#channel = new CommandChannel(this.#qemu.stdio[3] as unknown as Duplex, () => undefined);
+    this.#onExit = () => this.#qemu.kill('SIGKILL');
+    process.once('exit', this.#onExit);
+    this.#ended = this.#qemu.then(({ exitCode, signal, shortMessage }) => {
+      process.removeListener('exit', this.#onExit);
+      log.end();
+      const how = signal !== undefined ? `by ${signal}` : `with status ${String(exitCode ?? shortMessage)}`;
+      const what = this.#stopping ? 'level 1 was stopped' : `level 1 ended ${how}${this.consoleTail()}`;
+      this.#channel.lose(new LabError(what));
+    });
+  }
+
+  /** The process id of level 1's QEMU. */
+  get pid(): number {
+    return this.#qemu.pid ?? 0;
+  }
+
+  /** Carries commands; for those who pass on commands of other processes. */
+  get channel(): CommandChannel {
+    return this.#channel;
+  }
+
+  /** Resolves when level 1 has ended, for whatever reason. */
+  get ended(): Promise<void> {
+    return this.#ended;
+  }
+
+  /**
+   * Runs a command in level 1, with this process's environment and working directory.
+   * @throws LabError where level 1 is lost or hangs; Error where the command cannot be started
+   */
+  exec(command: Command, options: ExecOptions = {}): Promise<ExecResult> {
+    return execOver(this.#channel, command, options, () => Promise.resolve(this.consoleTail()));
+  }
+
+  /** The end of level 1's console, with a heading, as it is put after a message. Empty where nothing was said. */
+  consoleTail(): string {
+    const lines = this.#console.toString().replaceAll('\r', '').trimEnd().split('\n').slice(-TAIL_LINES);
+    return lines.join('') === '' ? '' : `\n--- end of level 1's console ---\n${lines.join('\n')}\n---`;
+  }
+
+  /** Ends level 1 at once. What was written is lost, but for {@link shared}, which is removed too. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#qemu.kill('SIGKILL');
+    await this.#ended;
+    rmSync(this.#dir, { recursive: true, force: true });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #untilReady(limitMs: number): Promise<void> {
+    const timer = setTimeout(
+      () =>
+        this.#channel.lose(new LabError(`level 1 was not ready within ${limitMs} ms${this.consoleTail()}`)),
+      limitMs,
+    );
+    try {
+      await this.#channel.ready;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** With a socket for the control channel as its file descriptor 3. The kernel ends it with us, however we end. */
+function spawnQemu(command: readonly string[], env: Readonly<Record<string, string>>) {
+  return execa('setpriv', ['--pdeathsig', 'KILL', '--', ...command], {
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    buffer: false,
+    reject: false,
+    env,
+  });
+}
+
+function machineArguments(level1: Level1, shared: string, options: LabOptions): string[] {
+  // A comma ends an option's value unless it is doubled.
+  const quoted = (path: string) => path.replaceAll(',', ',,');
+  return [
+    ...['-M', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'EPYC-Rome,+svm,+npt'],
+    ...['-smp', String(options.cpus ?? 1), '-m', String(options.mem ?? DEFAULT_MEM_MIB)],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
+    ...['-kernel', level1.kernel, '-initrd', level1.initrd, '-append', level1.commandLine],
+    ...['-fsdev', `local,id=h,path=/,security_model=none,readonly=on,multidevs=remap`],
+    ...['-device', `virtio-9p-pci,fsdev=h,mount_tag=${HOST_TAG}`],
+    ...['-fsdev', `local,id=s,path=${quoted(shared)},security_model=none`],
+    ...['-device', `virtio-9p-pci,fsdev=s,mount_tag=${SHARED_TAG}`],
+    // A socket that we made and passed on: nobody else can get at it.
+    ...['-chardev', 'socket,id=control,fd=3', '-device', 'virtio-serial-pci'],
+    ...['-device', 'virtserialport,chardev=control,name=tsvm.lab'],
+  ];
+}
