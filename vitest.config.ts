@@ -26,6 +26,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false,
+          globalSetup: ['test/lab/global-setup.ts'],
         },
       },
     ],

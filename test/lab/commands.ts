@@ -60,13 +60,13 @@ export type CommandListener = {
 
 /** The host's side of a control channel: carries many commands over one stream. */
 export class CommandChannel {
-  /** Resolves when commands can be started; rejects where the channel is lost before. */
-  readonly ready: Promise<void>;
+  /** Resolves when commands can be started, to the frame's payload; rejects where the channel is lost before. */
+  readonly ready: Promise<string>;
   readonly #stream: Duplex;
   readonly #listeners = new Map<number, CommandListener>();
   #nextId = 1;
   #lost: Error | undefined;
-  #isReady!: () => void;
+  #isReady!: (payload: string) => void;
   #isNotReady!: (error: Error) => void;
 
   /** @param other is given the frames that belong to no command */
@@ -119,7 +119,7 @@ export class CommandChannel {
   }
 
   #dispatch({ type, command, payload }: Frame, other: (type: number, payload: Buffer) => void): void {
-    if (type === FRAME.ready) this.#isReady();
+    if (type === FRAME.ready) this.#isReady(payload.toString());
     else if (command === 0) other(type, payload);
     else this.#listeners.get(command)?.frame(type, payload);
   }
@@ -147,7 +147,8 @@ export function execOver(
   options: ExecOptions,
   consoleTail: () => Promise<string>,
 ): Promise<ExecResult> {
-  const request = startRequest(command, options);
+  // In the lab guests run directly.
+  const request = startRequest(command, { ...options, env: { ...options.env, TSVM_LAB: 'never' } });
   const collector = new OutputCollector(options);
   return new Promise((resolve, reject) => {
     let timedOut = false;

@@ -1,7 +1,7 @@
 import { execa } from 'execa';
-import { createWriteStream, rmSync } from 'node:fs';
-import { mkdir, mkdtemp } from 'node:fs/promises';
-import { join } from 'node:path';
+import { createWriteStream, existsSync, rmSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { cacheRoot } from '../../images/debian/cache.ts';
 import {
@@ -20,6 +20,8 @@ export type LabOptions = {
   readonly mem?: number;
   /** default 1, which is faster for most work: under TCG each further CPU costs */
   readonly cpus?: number;
+  /** directory for {@link Lab.shared}, which stays; default: a new one that goes with the lab */
+  readonly shared?: string;
   /** limit for the time until level 1 takes commands, default 120 s; fetching packages does not count */
   readonly bootTimeoutMs?: number;
 };
@@ -32,7 +34,7 @@ const TAIL_LINES = 40;
 
 /** Level 1: a machine under TCG with a true kvm_amd, the host's tree and as many commands at once as one likes. */
 export class Lab implements AsyncDisposable {
-  /** a directory that both the host and level 1 can write, by this path in both; goes with the lab */
+  /** a directory that both the host and level 1 can write, by this path in both */
   readonly shared: string;
   readonly #dir: string;
   readonly #qemu: ReturnType<typeof spawnQemu>;
@@ -49,12 +51,13 @@ export class Lab implements AsyncDisposable {
   static async start(options: LabOptions = {}): Promise<Lab> {
     const root = join(cacheRoot(), 'lab');
     await mkdir(root, { recursive: true });
-    const dir = await mkdtemp(join(root, 'run-'));
-    const shared = join(dir, 'shared');
+    await removeLeftovers(root);
+    const dir = await mkdtemp(join(root, `run-${process.pid}-`));
+    const shared = options.shared === undefined ? join(dir, 'shared') : resolve(options.shared);
     let lab: Lab | undefined;
     try {
-      await mkdir(shared);
-      const [qemu, level1] = await Promise.all([findQemu(), prepareLevel1(shared)]);
+      await mkdir(shared, { recursive: true });
+      const [qemu, level1] = await Promise.all([findQemu(), prepareLevel1(dir, shared)]);
       const args = [...qemu.args, ...machineArguments(level1, shared, options)];
       lab = new Lab(dir, shared, [qemu.command, ...args], qemu.env);
       await lab.#untilReady(options.bootTimeoutMs ?? BOOT_TIMEOUT_MS);
@@ -83,7 +86,10 @@ export class Lab implements AsyncDisposable {
       });
     }
     this.#channel = new CommandChannel(this.#qemu.stdio[3] as unknown as Duplex, () => undefined);
-    this.#onExit = () => this.#qemu.kill('SIGKILL');
+    this.#onExit = () => {
+      this.#qemu.kill('SIGKILL');
+      rmSync(dir, { recursive: true, force: true });
+    };
     process.once('exit', this.#onExit);
     this.#ended = this.#qemu.then(({ exitCode, signal, shortMessage }) => {
       process.removeListener('exit', this.#onExit);
@@ -123,7 +129,7 @@ export class Lab implements AsyncDisposable {
     return lines.join('') === '' ? '' : `\n--- end of level 1's console ---\n${lines.join('\n')}\n---`;
   }
 
-  /** Ends level 1 at once. What was written is lost, but for {@link shared}, which is removed too. */
+  /** Ends level 1 at once. What commands wrote is lost, but for what is in a {@link LabOptions.shared}. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#qemu.kill('SIGKILL');
@@ -146,6 +152,15 @@ export class Lab implements AsyncDisposable {
     } finally {
       clearTimeout(timer);
     }
+  }
+}
+
+/** Removes the directories of labs whose process was killed. */
+async function removeLeftovers(root: string): Promise<void> {
+  for (const entry of await readdir(root)) {
+    const pid = /^run-(\d+)-/.exec(entry)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`))
+      await rm(join(root, entry), { recursive: true, force: true });
   }
 }
 

@@ -31,11 +31,12 @@ export type Level1 = { readonly kernel: string; readonly initrd: string; readonl
 
 /**
  * What level 1 boots: Debian's kernel and an initramfs that makes the host's tree its root and starts the agent.
- * @param shared directory that level 1 and the host both write, under the same path in both; the agent is put there
+ * @param dir where the agent is put
+ * @param shared directory that level 1 and the host both write, under the same path in both
  */
-export async function prepareLevel1(shared: string): Promise<Level1> {
+export async function prepareLevel1(dir: string, shared: string): Promise<Level1> {
   const kernel = await kernelOf(KERNEL);
-  const agent = join(shared, '.agent.cjs');
+  const agent = join(dir, 'agent.cjs');
   await build({
     entryPoints: [join(import.meta.dirname, 'agent.ts')],
     outfile: agent,

@@ -5,7 +5,7 @@
  */
 
 export const FRAME = {
-  /** agent: commands can be started; payload is empty */
+  /** agent: commands can be started; payload is empty, from the owner of level 1 a {@link ReadyReport} in JSON */
   ready: 1,
   /** host: start a command; payload is a {@link StartRequest} in JSON */
   start: 2,
@@ -25,8 +25,10 @@ export const FRAME = {
   exit: 9,
   /** agent: it could not be started; payload says why. Owner of level 1, with command 0: level 1 is lost */
   failed: 10,
-  /** client: level 1 is to be stopped */
+  /** client, with command 0: level 1 is to be stopped */
   stop: 11,
+  /** client, with command 0: asks for the end of the console; owner: payload is that */
+  console: 12,
 } as const;
 
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
@@ -40,6 +42,11 @@ export type StartRequest = {
 export type ExitReport = {
   /** exit status, or 128 + the signal's number */
   readonly code: number;
+};
+
+export type ReadyReport = {
+  /** directory that level 1 and the host both write */
+  readonly shared: string;
 };
 
 export type Frame = { readonly type: number; readonly command: number; readonly payload: Buffer };
