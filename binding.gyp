@@ -1,0 +1,53 @@
+{
+  'variables': { 'asan%': 0 },
+  'targets': [
+    {
+      'target_name': 'tsvm',
+      'sources': [
+        'native/addon.cc',
+        'native/arguments.cc',
+        'native/bus.cc',
+        'native/channel.cc',
+        'native/error.cc',
+        'native/event_fd.cc',
+        'native/kvm.cc',
+        'native/memory.cc',
+        'native/reactor.cc',
+        'native/vcpu.cc',
+        'native/vcpu_thread.cc',
+        'native/vm.cc',
+        'native/vm_core.cc',
+      ],
+      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS', '_GNU_SOURCE', '_FILE_OFFSET_BITS=64'],
+      'cflags!': ['-fno-exceptions'],
+      'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++20', '-std=gnu++17'],
+      'cflags_cc': [
+        '-std=c++17',
+        '-fexceptions',
+        '-fvisibility=hidden',
+        '-fstack-protector-strong',
+        '-Wall',
+        '-Wextra',
+        '-Werror',
+        '-isystem',
+        '<!(node -p "require(\'node:path\').resolve(require(\'node-addon-api\').include_dir)")',
+      ],
+      'conditions': [
+        [
+          'asan==1',
+          {
+            'cflags_cc': [
+              '-fsanitize=address,undefined',
+              '-fno-sanitize=vptr',
+              '-fno-sanitize-recover=undefined',
+              '-fno-omit-frame-pointer',
+              '-g',
+              '-O1',
+            ],
+            'ldflags': ['-fsanitize=address,undefined'],
+          },
+        ],
+      ],
+    }
+  ],
+}

@@ -1,0 +1,58 @@
+#include "arguments.h"
+
+#include <climits>
+#include <cmath>
+#include <cstring>
+
+namespace tsvm {
+
+uint64_t ToUint(const Napi::Value& value, const char* name, uint64_t max) {
+  if (!value.IsNumber()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a number");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(number >= 0 && number <= static_cast<double>(max) && std::floor(number) == number)) {
+    throw Napi::RangeError::New(value.Env(), std::string(name) + " must be a whole number from 0 to " +
+                                                 std::to_string(max));
+  }
+  return static_cast<uint64_t>(number);
+}
+
+uint32_t ToUint32(const Napi::Value& value, const char* name, uint32_t max) {
+  return static_cast<uint32_t>(ToUint(value, name, max));
+}
+
+int ToFd(const Napi::Value& value, const char* name) {
+  return static_cast<int>(ToUint(value, name, INT_MAX));
+}
+
+bool ToBool(const Napi::Value& value, const char* name) {
+  if (!value.IsBoolean()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string ToString(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Bytes ToBytes(const Napi::Value& value, const char* name) {
+  if (value.IsTypedArray()) {
+    const auto array = value.As<Napi::TypedArray>();
+    auto* base = static_cast<uint8_t*>(array.ArrayBuffer().Data());
+    return {base + array.ByteOffset(), array.ByteLength()};
+  }
+  throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array");
+}
+
+Napi::Value Property(const Napi::Object& object, const char* name) {
+  Napi::Value value = object.Get(name);
+  if (value.IsUndefined()) throw Napi::TypeError::New(object.Env(), std::string(name) + " is missing");
+  return value;
+}
+
+Napi::Uint8Array CopyToJs(Napi::Env env, const void* data, size_t size) {
+  auto array = Napi::Uint8Array::New(env, size);
+  if (size > 0) std::memcpy(array.Data(), data, size);
+  return array;
+}
+
+}  // namespace tsvm

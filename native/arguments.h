@@ -1,0 +1,29 @@
+// Checked arguments of JavaScript calls. All throw TypeError or RangeError that names the argument.
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <string>
+
+namespace tsvm {
+
+// A whole number from 0 to 2^53 - 1.
+uint64_t ToUint(const Napi::Value& value, const char* name, uint64_t max = (uint64_t{1} << 53) - 1);
+uint32_t ToUint32(const Napi::Value& value, const char* name, uint32_t max = UINT32_MAX);
+// A file descriptor number.
+int ToFd(const Napi::Value& value, const char* name);
+bool ToBool(const Napi::Value& value, const char* name);
+std::string ToString(const Napi::Value& value, const char* name);
+// Any typed array or DataView: its bytes. Valid until control returns to JavaScript.
+struct Bytes {
+  uint8_t* data;
+  size_t size;
+};
+Bytes ToBytes(const Napi::Value& value, const char* name);
+// The property of an options object, which must be there.
+Napi::Value Property(const Napi::Object& object, const char* name);
+
+Napi::Uint8Array CopyToJs(Napi::Env env, const void* data, size_t size);
+
+}  // namespace tsvm

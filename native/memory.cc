@@ -1,0 +1,162 @@
+#include "memory.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/mman.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <string>
+
+#include "arguments.h"
+#include "error.h"
+
+namespace tsvm {
+
+namespace {
+
+// One ArrayBuffer: V8 on Node 20 takes up to 4 GiB, DataView offsets are cheapest below 2 GiB.
+constexpr uint64_t kWindowLimit = uint64_t{1} << 31;
+
+struct HugePages {
+  int map_flags = 0;
+  int memfd_flags = 0;
+  bool advise = false;
+};
+
+HugePages ParseHugePages(Napi::Env env, const std::string& text) {
+  if (text == "none") return {};
+  if (text == "transparent") return {0, 0, true};
+  if (text == "2M") return {MAP_HUGETLB | MAP_HUGE_2MB, int(MFD_HUGETLB | MFD_HUGE_2MB), false};
+  if (text == "1G") return {MAP_HUGETLB | MAP_HUGE_1GB, int(MFD_HUGETLB | MFD_HUGE_1GB), false};
+  throw Napi::RangeError::New(env, "hugePages must be none, transparent, 2M or 1G");
+}
+
+std::shared_ptr<Mapping> Map(Napi::Env env, uint64_t size, int flags, Fd fd, uint64_t offset, bool advise,
+                             const char* what) {
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd.get(),
+                    static_cast<off_t>(offset));
+  if (base == MAP_FAILED) ThrowErrno(env, errno, "mmap", what);
+  auto mapping = std::make_shared<Mapping>(static_cast<uint8_t*>(base), size, std::move(fd), (flags & MAP_SHARED) != 0);
+  // Advice only: a kernel without transparent huge pages answers EINVAL and memory works all the same.
+  if (advise) madvise(base, size, MADV_HUGEPAGE);
+  // Guest memory has no place in a core dump or in a child.
+  madvise(base, size, MADV_DONTDUMP);
+  madvise(base, size, MADV_DONTFORK);
+  return mapping;
+}
+
+Fd OpenFile(Napi::Env env, const std::string& path, bool shared, uint64_t offset, uint64_t size) {
+  Fd fd(open(path.c_str(), (shared ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  if (!fd) ThrowErrno(env, errno, "open", path.c_str());
+  struct stat status;
+  if (fstat(fd.get(), &status) < 0) ThrowErrno(env, errno, "fstat", path.c_str());
+  // Pages past the end of a file raise SIGBUS when they are touched: refuse them here.
+  if (static_cast<uint64_t>(status.st_size) < offset + size) {
+    throw Napi::RangeError::New(env, path + " is shorter than the memory to be mapped from it");
+  }
+  return fd;
+}
+
+}  // namespace
+
+Mapping::~Mapping() { munmap(base_, size_); }
+
+void Mapping::Release() {
+  mmap(base_, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  madvise(base_, size_, MADV_DONTDUMP);
+  fd_.Reset();
+}
+
+void Memory::Define(Napi::Env env, Napi::Object exports) {
+  exports.Set("Memory", DefineClass(env, "Memory",
+                                    {
+                                        InstanceMethod("window", &Memory::Window),
+                                        InstanceMethod("discard", &Memory::Discard),
+                                        InstanceMethod("close", &Memory::Close),
+                                        InstanceAccessor("size", &Memory::GetSize, nullptr),
+                                        InstanceAccessor("fd", &Memory::GetFd, nullptr),
+                                    }));
+}
+
+Memory::Memory(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  Napi::Env env = info.Env();
+  if (!info[0].IsObject()) throw Napi::TypeError::New(env, "memory options must be an object");
+  const auto options = info[0].As<Napi::Object>();
+  const uint64_t size = ToUint(Property(options, "size"), "size");
+  if (size == 0 || size % 4096 != 0) throw Napi::RangeError::New(env, "size must be a multiple of 4096 above 0");
+  const std::string backing = ToString(Property(options, "backing"), "backing");
+  const HugePages huge = ParseHugePages(env, ToString(Property(options, "hugePages"), "hugePages"));
+
+  if (backing == "anonymous") {
+    mapping_ = Map(env, size, MAP_PRIVATE | MAP_ANONYMOUS | huge.map_flags, Fd(), 0, huge.advise, "anonymous");
+  } else if (backing == "memfd") {
+    Fd fd(memfd_create("tsvm-guest", static_cast<unsigned>(MFD_CLOEXEC | huge.memfd_flags)));
+    if (!fd) ThrowErrno(env, errno, "memfd_create", "guest memory");
+    if (ftruncate(fd.get(), static_cast<off_t>(size)) < 0) ThrowErrno(env, errno, "ftruncate", "guest memory");
+    mapping_ = Map(env, size, MAP_SHARED, std::move(fd), 0, huge.advise, "memfd");
+  } else if (backing == "file") {
+    const bool shared = ToBool(Property(options, "shared"), "shared");
+    const uint64_t offset = ToUint(Property(options, "offset"), "offset");
+    if (offset % 4096 != 0) throw Napi::RangeError::New(env, "offset must be a multiple of 4096");
+    Fd fd = OpenFile(env, ToString(Property(options, "path"), "path"), shared, offset, size);
+    mapping_ = Map(env, size, shared ? MAP_SHARED : MAP_PRIVATE, std::move(fd), offset, huge.advise, "file");
+  } else {
+    throw Napi::RangeError::New(env, "backing must be anonymous, memfd or file");
+  }
+}
+
+Mapping& Memory::Open(Napi::Env env) const {
+  if (!mapping_) ThrowClosed(env, "memory");
+  return *mapping_;
+}
+
+std::shared_ptr<Mapping> Memory::MappingOf(const Napi::Value& value) {
+  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), "memory must be a Memory");
+  Memory* memory = Unwrap(value.As<Napi::Object>());
+  memory->Open(value.Env());
+  return memory->mapping_;
+}
+
+Napi::Value Memory::Window(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Mapping& mapping = Open(env);
+  const uint64_t offset = ToUint(info[0], "offset");
+  const uint64_t length = ToUint(info[1], "length", kWindowLimit);
+  if (offset > mapping.size() || length > mapping.size() - offset) {
+    throw Napi::RangeError::New(env, "the window ends after the memory");
+  }
+  return Napi::ArrayBuffer::New(
+      env, mapping.base() + offset, length, [](Napi::Env, void*, std::shared_ptr<Mapping>* held) { delete held; },
+      new std::shared_ptr<Mapping>(mapping_));
+}
+
+Napi::Value Memory::GetSize(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(Open(info.Env()).size()));
+}
+
+Napi::Value Memory::GetFd(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), Open(info.Env()).fd());
+}
+
+// Gives pages back to the host; they read as zeros (or as the file's bytes) when they are touched next.
+void Memory::Discard(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Mapping& mapping = Open(env);
+  const uint64_t offset = ToUint(info[0], "offset");
+  const uint64_t length = ToUint(info[1], "length");
+  if (offset % 4096 != 0 || length % 4096 != 0 || offset > mapping.size() || length > mapping.size() - offset) {
+    throw Napi::RangeError::New(env, "only whole pages of the memory can be discarded");
+  }
+  const int advice = mapping.shared() ? MADV_REMOVE : MADV_DONTNEED;
+  if (madvise(mapping.base() + offset, length, advice) < 0) ThrowErrno(env, errno, "madvise", "discard");
+}
+
+void Memory::Close(const Napi::CallbackInfo&) {
+  if (!mapping_) return;
+  if (mapping_.use_count() > 1) mapping_->Release();
+  mapping_.reset();
+}
+
+}  // namespace tsvm

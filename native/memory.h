@@ -1,0 +1,56 @@
+// Guest memory: a mapping that outlives every use of it.
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "fd.h"
+
+namespace tsvm {
+
+// Pages of the host. Shared by the JavaScript object, its windows, the VMs that map it and I/O in flight; the
+// address range goes when the last of them has let go.
+class Mapping {
+ public:
+  Mapping(uint8_t* base, uint64_t size, Fd fd, bool shared)
+      : base_(base), size_(size), fd_(std::move(fd)), shared_(shared) {}
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  uint8_t* base() const { return base_; }
+  uint64_t size() const { return size_; }
+  int fd() const { return fd_.get(); }
+  // Writes go to the file or memfd behind it.
+  bool shared() const { return shared_; }
+  // Gives the pages back at once. The addresses stay reserved and read as zeros for whoever still holds them.
+  void Release();
+
+ private:
+  uint8_t* base_;
+  uint64_t size_;
+  Fd fd_;
+  bool shared_;
+};
+
+class Memory : public Napi::ObjectWrap<Memory> {
+ public:
+  static void Define(Napi::Env env, Napi::Object exports);
+  explicit Memory(const Napi::CallbackInfo& info);
+
+  static std::shared_ptr<Mapping> MappingOf(const Napi::Value& value);
+
+ private:
+  Napi::Value Window(const Napi::CallbackInfo& info);
+  Napi::Value GetSize(const Napi::CallbackInfo& info);
+  Napi::Value GetFd(const Napi::CallbackInfo& info);
+  void Discard(const Napi::CallbackInfo& info);
+  void Close(const Napi::CallbackInfo& info);
+  Mapping& Open(Napi::Env env) const;
+
+  std::shared_ptr<Mapping> mapping_;
+};
+
+}  // namespace tsvm

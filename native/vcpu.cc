@@ -1,0 +1,259 @@
+#include "vcpu.h"
+
+#include <cerrno>
+#include <cstring>
+#include <sys/ioctl.h>
+
+#include <vector>
+
+#include "addon.h"
+#include "arguments.h"
+#include "error.h"
+
+namespace tsvm {
+
+namespace {
+
+struct StateKind {
+  const char* name;
+  unsigned long get;
+  const char* get_name;
+  unsigned long set;
+  const char* set_name;
+  size_t size;
+};
+
+#define TSVM_STATE(name, NAME, type) \
+  { name, KVM_GET_##NAME, "KVM_GET_" #NAME, KVM_SET_##NAME, "KVM_SET_" #NAME, sizeof(type) }
+
+constexpr StateKind kStates[] = {
+    TSVM_STATE("regs", REGS, kvm_regs),
+    TSVM_STATE("sregs", SREGS, kvm_sregs),
+    TSVM_STATE("fpu", FPU, kvm_fpu),
+    TSVM_STATE("xcrs", XCRS, kvm_xcrs),
+    TSVM_STATE("debugregs", DEBUGREGS, kvm_debugregs),
+    TSVM_STATE("lapic", LAPIC, kvm_lapic_state),
+    TSVM_STATE("mpState", MP_STATE, kvm_mp_state),
+    TSVM_STATE("events", VCPU_EVENTS, kvm_vcpu_events),
+    TSVM_STATE("xsave", XSAVE, kvm_xsave),
+};
+
+#undef TSVM_STATE
+
+const StateKind& FindState(const Napi::Value& name) {
+  const std::string wanted = ToString(name, "state");
+  for (const StateKind& kind : kStates) {
+    if (wanted == kind.name) return kind;
+  }
+  throw Napi::RangeError::New(name.Env(), "there is no vCPU state called " + wanted);
+}
+
+// AMX and its like make the extended state larger than the 4 KiB of struct kvm_xsave.
+size_t XsaveSize(const VmCore& core) {
+  const int size = ioctl(core.fd(), KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+  return size > static_cast<int>(sizeof(kvm_xsave)) ? static_cast<size_t>(size) : sizeof(kvm_xsave);
+}
+
+size_t SizeOf(const StateKind& kind, const VmCore& core) {
+  return kind.get == KVM_GET_XSAVE ? XsaveSize(core) : kind.size;
+}
+
+constexpr size_t kCpuidEntries = 256;
+
+// A struct with a count in front of its entries, aligned for the kernel.
+template <typename Header, typename Entry>
+class Counted {
+ public:
+  explicit Counted(size_t entries) : words_((sizeof(Header) + entries * sizeof(Entry) + 7) / 8) {}
+  Header* header() { return reinterpret_cast<Header*>(words_.data()); }
+  Entry* entries() { return reinterpret_cast<Entry*>(reinterpret_cast<uint8_t*>(words_.data()) + sizeof(Header)); }
+
+ private:
+  std::vector<uint64_t> words_;
+};
+
+using MsrList = Counted<kvm_msrs, kvm_msr_entry>;
+using CpuidList = Counted<kvm_cpuid2, kvm_cpuid_entry2>;
+
+constexpr size_t kMsrLimit = 4096;
+
+Bytes ToMsrIndices(const Napi::Value& value) {
+  const Bytes bytes = ToBytes(value, "indices");
+  if (bytes.size % 4 != 0 || bytes.size / 4 > kMsrLimit) {
+    throw Napi::RangeError::New(value.Env(), "indices must be a Uint32Array of at most 4096 MSRs");
+  }
+  return bytes;
+}
+
+}  // namespace
+
+void Vcpu::Define(Napi::Env env, Napi::Object exports) {
+  // Made by Vm.createVcpu() alone; exported so that the type has a name.
+  Napi::Function constructor = DefineClass(env, "Vcpu",
+                                           {
+                                               InstanceMethod("resume", &Vcpu::Resume),
+                                               InstanceMethod("requestPause", &Vcpu::RequestPause),
+                                               InstanceMethod("getState", &Vcpu::GetState),
+                                               InstanceMethod("setState", &Vcpu::SetState),
+                                               InstanceMethod("getMsrs", &Vcpu::GetMsrs),
+                                               InstanceMethod("setMsrs", &Vcpu::SetMsrs),
+                                               InstanceMethod("getCpuid", &Vcpu::GetCpuid),
+                                               InstanceMethod("setCpuid", &Vcpu::SetCpuid),
+                                               InstanceMethod("translate", &Vcpu::Translate),
+                                               InstanceMethod("control", &Vcpu::Control),
+                                               InstanceMethod("exitCounts", &Vcpu::ExitCounts),
+                                               InstanceAccessor("parked", &Vcpu::IsParked, nullptr),
+                                           });
+  AddonData::Of(env).vcpu_class = Napi::Persistent(constructor);
+  exports.Set("Vcpu", constructor);
+}
+
+Napi::Object Vcpu::Create(Napi::Env env, std::shared_ptr<VmCore> core, std::shared_ptr<VcpuThread> thread) {
+  Napi::Object object = AddonData::Of(env).vcpu_class.New({});
+  Vcpu* vcpu = Unwrap(object);
+  vcpu->core_ = std::move(core);
+  vcpu->thread_ = std::move(thread);
+  return object;
+}
+
+Vcpu::Vcpu(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+
+VcpuThread& Vcpu::Open(Napi::Env env) const {
+  if (!core_ || core_->closed()) ThrowClosed(env, "vCPU");
+  return *thread_;
+}
+
+int Vcpu::Parked(Napi::Env env) const {
+  VcpuThread& thread = Open(env);
+  if (!thread.parked()) ThrowErrno(env, EBUSY, "vcpu", "access to the state of a running vCPU");
+  return thread.fd();
+}
+
+void Vcpu::Resume(const Napi::CallbackInfo& info) { Open(info.Env()).Resume(); }
+
+void Vcpu::RequestPause(const Napi::CallbackInfo& info) { Open(info.Env()).RequestPause(); }
+
+Napi::Value Vcpu::IsParked(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Open(info.Env()).parked());
+}
+
+Napi::Value Vcpu::GetState(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const StateKind& kind = FindState(info[0]);
+  const int fd = Parked(env);
+  const size_t size = SizeOf(kind, *core_);
+  auto bytes = Napi::Uint8Array::New(env, size);
+  if (size > sizeof(kvm_xsave)) {
+    Ioctl(env, fd, KVM_GET_XSAVE2, "KVM_GET_XSAVE2", bytes.Data());
+  } else {
+    Ioctl(env, fd, kind.get, kind.get_name, bytes.Data());
+  }
+  return bytes;
+}
+
+void Vcpu::SetState(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const StateKind& kind = FindState(info[0]);
+  const int fd = Parked(env);
+  const Bytes bytes = ToBytes(info[1], "bytes");
+  if (bytes.size != SizeOf(kind, *core_)) {
+    throw Napi::RangeError::New(env, std::string(kind.name) + " has " + std::to_string(SizeOf(kind, *core_)) +
+                                         " bytes, not " + std::to_string(bytes.size));
+  }
+  Ioctl(env, fd, kind.set, kind.set_name, bytes.data);
+}
+
+// The kernel stops at the first MSR it refuses: the result says how many were read, the caller goes on behind it.
+Napi::Value Vcpu::GetMsrs(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Parked(env);
+  const Bytes indices = ToMsrIndices(info[0]);
+  const size_t count = indices.size / 4;
+  MsrList list(count);
+  list.header()->nmsrs = static_cast<uint32_t>(count);
+  for (size_t i = 0; i < count; i++) std::memcpy(&list.entries()[i].index, indices.data + 4 * i, 4);
+  const int done = Ioctl(env, fd, KVM_GET_MSRS, "KVM_GET_MSRS", list.header());
+  auto values = Napi::BigUint64Array::New(env, static_cast<size_t>(done));
+  for (int i = 0; i < done; i++) values[static_cast<size_t>(i)] = list.entries()[i].data;
+  return values;
+}
+
+Napi::Value Vcpu::SetMsrs(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Parked(env);
+  const Bytes indices = ToMsrIndices(info[0]);
+  const Bytes values = ToBytes(info[1], "values");
+  const size_t count = indices.size / 4;
+  if (values.size != count * 8) throw Napi::RangeError::New(env, "values must be a BigUint64Array, one for each index");
+  MsrList list(count);
+  list.header()->nmsrs = static_cast<uint32_t>(count);
+  for (size_t i = 0; i < count; i++) {
+    std::memcpy(&list.entries()[i].index, indices.data + 4 * i, 4);
+    std::memcpy(&list.entries()[i].data, values.data + 8 * i, 8);
+  }
+  return Napi::Number::New(env, Ioctl(env, fd, KVM_SET_MSRS, "KVM_SET_MSRS", list.header()));
+}
+
+Napi::Value Vcpu::GetCpuid(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Parked(env);
+  CpuidList list(kCpuidEntries);
+  list.header()->nent = kCpuidEntries;
+  Ioctl(env, fd, KVM_GET_CPUID2, "KVM_GET_CPUID2", list.header());
+  return CopyToJs(env, list.header(), sizeof(kvm_cpuid2) + list.header()->nent * sizeof(kvm_cpuid_entry2));
+}
+
+void Vcpu::SetCpuid(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Parked(env);
+  const Bytes bytes = ToBytes(info[0], "cpuid");
+  const size_t entries = bytes.size < sizeof(kvm_cpuid2) ? 0 : (bytes.size - sizeof(kvm_cpuid2)) / sizeof(kvm_cpuid_entry2);
+  if (entries == 0 || entries > kCpuidEntries || bytes.size != sizeof(kvm_cpuid2) + entries * sizeof(kvm_cpuid_entry2)) {
+    throw Napi::RangeError::New(env, "cpuid must be a struct kvm_cpuid2 with 1 to 256 entries");
+  }
+  CpuidList list(entries);
+  std::memcpy(list.header(), bytes.data, bytes.size);
+  list.header()->nent = static_cast<uint32_t>(entries);
+  Ioctl(env, fd, KVM_SET_CPUID2, "KVM_SET_CPUID2", list.header());
+}
+
+// A linear address as this vCPU would translate it now, or undefined where no page maps it.
+Napi::Value Vcpu::Translate(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Parked(env);
+  bool lossless;
+  if (!info[0].IsBigInt()) throw Napi::TypeError::New(env, "address must be a bigint");
+  kvm_translation translation{};
+  translation.linear_address = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
+  Ioctl(env, fd, KVM_TRANSLATE, "KVM_TRANSLATE", &translation);
+  if (!translation.valid) return env.Undefined();
+  return Napi::Number::New(env, static_cast<double>(translation.physical_address));
+}
+
+// Requests without a structure of their own.
+Napi::Value Vcpu::Control(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const std::string what = ToString(info[0], "request");
+  if (what == "nmi") {
+    // May be sent to a running vCPU: that is what it is for.
+    return Napi::Number::New(env, Ioctl(env, Open(env).fd(), KVM_NMI, "KVM_NMI"));
+  }
+  const int fd = Parked(env);
+  if (what == "kvmclockPaused") {
+    return Napi::Number::New(env, Ioctl(env, fd, KVM_KVMCLOCK_CTRL, "KVM_KVMCLOCK_CTRL"));
+  }
+  if (what == "tscKhz") return Napi::Number::New(env, Ioctl(env, fd, KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ"));
+  if (what == "setTscKhz") {
+    return Napi::Number::New(env, Ioctl(env, fd, KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", ToUint32(info[1], "kHz")));
+  }
+  throw Napi::RangeError::New(env, "there is no vCPU request called " + what);
+}
+
+Napi::Value Vcpu::ExitCounts(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto counts = Napi::Float64Array::New(env, VcpuThread::kReasons);
+  for (uint32_t i = 0; i < VcpuThread::kReasons; i++) counts[i] = static_cast<double>(thread_->ExitCount(i));
+  return counts;
+}
+
+}  // namespace tsvm

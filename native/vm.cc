@@ -1,0 +1,431 @@
+#include "vm.h"
+
+#include <cerrno>
+#include <cstring>
+#include <linux/kvm.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "arguments.h"
+#include "error.h"
+#include "kvm.h"
+#include "vcpu.h"
+#include "vcpu_thread.h"
+
+namespace tsvm {
+
+namespace {
+
+// KVM_MAX_IRQ_ROUTES of the kernel
+constexpr size_t kMaxRoutes = 4096;
+
+struct VmState {
+  const char* name;
+  unsigned long get;
+  const char* get_name;
+  unsigned long set;
+  const char* set_name;
+  size_t size;
+  // in struct kvm_irqchip the caller says which chip is meant
+  bool chip;
+};
+
+constexpr VmState kStates[] = {
+    {"clock", KVM_GET_CLOCK, "KVM_GET_CLOCK", KVM_SET_CLOCK, "KVM_SET_CLOCK", sizeof(kvm_clock_data), false},
+    {"pit2", KVM_GET_PIT2, "KVM_GET_PIT2", KVM_SET_PIT2, "KVM_SET_PIT2", sizeof(kvm_pit_state2), false},
+    {"irqchip", KVM_GET_IRQCHIP, "KVM_GET_IRQCHIP", KVM_SET_IRQCHIP, "KVM_SET_IRQCHIP", sizeof(kvm_irqchip), true},
+};
+
+const VmState& FindState(const Napi::Value& name) {
+  const std::string wanted = ToString(name, "state");
+  for (const VmState& state : kStates) {
+    if (wanted == state.name) return state;
+  }
+  throw Napi::RangeError::New(name.Env(), "there is no VM state called " + wanted);
+}
+
+// Modes come as one byte each, numbered as in bus.h.
+template <typename Mode>
+std::vector<Mode> ToModes(const Napi::Value& value, const char* name, uint64_t size, Mode highest) {
+  const Bytes bytes = ToBytes(value, name);
+  if (bytes.size != 1 && bytes.size != size) {
+    throw Napi::RangeError::New(value.Env(), std::string(name) + " must have one mode, or one for each byte");
+  }
+  std::vector<Mode> modes;
+  modes.reserve(bytes.size);
+  for (size_t i = 0; i < bytes.size; i++) {
+    if (bytes.data[i] > static_cast<uint8_t>(highest)) {
+      throw Napi::RangeError::New(value.Env(), std::string(name) + " has an unknown mode");
+    }
+    modes.push_back(static_cast<Mode>(bytes.data[i]));
+  }
+  return modes;
+}
+
+bool NeedsShadow(const std::vector<ReadMode>& modes) {
+  return std::any_of(modes.begin(), modes.end(), [](ReadMode mode) {
+    return mode == ReadMode::kShadow || mode == ReadMode::kOrdered || mode == ReadMode::kConsume;
+  });
+}
+
+std::shared_ptr<VmCore> CreateCore(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int kvm = Kvm::FdOf(info[0]);
+  const int run_size = Ioctl(env, kvm, KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE");
+  Fd vm(Ioctl(env, kvm, KVM_CREATE_VM, "KVM_CREATE_VM"));
+  Fd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake) ThrowErrno(env, errno, "eventfd", "VM");
+  return std::make_shared<VmCore>(std::move(vm), std::move(wake), static_cast<size_t>(run_size));
+}
+
+}  // namespace
+
+void Vm::Define(Napi::Env env, Napi::Object exports) {
+  exports.Set("Vm", DefineClass(env, "Vm",
+                                {
+                                    InstanceMethod("checkExtension", &Vm::CheckExtension),
+                                    InstanceMethod("enableCapability", &Vm::EnableCapability),
+                                    InstanceMethod("setup", &Vm::Setup),
+                                    InstanceMethod("setMemory", &Vm::SetMemory),
+                                    InstanceMethod("dirtyLog", &Vm::DirtyLog),
+                                    InstanceMethod("irqfd", &Vm::Irqfd),
+                                    InstanceMethod("ioeventfd", &Vm::Ioeventfd),
+                                    InstanceMethod("irqLine", &Vm::IrqLine),
+                                    InstanceMethod("setRouting", &Vm::SetRouting),
+                                    InstanceMethod("signalMsi", &Vm::SignalMsi),
+                                    InstanceMethod("getState", &Vm::GetState),
+                                    InstanceMethod("setState", &Vm::SetState),
+                                    InstanceMethod("addRegion", &Vm::AddRegion),
+                                    InstanceMethod("removeRegion", &Vm::RemoveRegion),
+                                    InstanceMethod("counters", &Vm::Counters),
+                                    InstanceMethod("createVcpu", &Vm::CreateVcpu),
+                                    InstanceMethod("postedBuffer", &Vm::PostedBuffer),
+                                    InstanceMethod("setActive", &Vm::SetActive),
+                                    InstanceMethod("close", &Vm::Close),
+                                }));
+}
+
+Vm::Vm(const Napi::CallbackInfo& info)
+    : ObjectWrap(info),
+      core_(CreateCore(info)),
+      reactor_(AddonData::Of(info.Env()).reactor),
+      all_(AddonData::Of(info.Env()).vms),
+      posted_(std::make_shared<std::vector<PostedAccess>>(Channel::kCapacity)) {
+  reactor_->Add(info.Env(), core_->channel.wake_fd(), this);
+  all_->insert(core_.get());
+}
+
+Vm::~Vm() { CloseCore(); }
+
+void Vm::Close(const Napi::CallbackInfo&) { CloseCore(); }
+
+void Vm::CloseCore() {
+  if (!core_) return;
+  all_->erase(core_.get());
+  reactor_->Remove(core_->channel.wake_fd(), this);
+  core_->Close();
+  Activate(false);
+}
+
+int Vm::Open(Napi::Env env) const {
+  if (core_->closed()) ThrowClosed(env, "VM");
+  return core_->fd();
+}
+
+void Vm::Activate(bool active) {
+  if (active == active_) return;
+  active_ = active;
+  if (active) {
+    Ref();
+    reactor_->Ref();
+  } else {
+    reactor_->Unref();
+    Unref();
+  }
+}
+
+void Vm::SetActive(const Napi::CallbackInfo& info) {
+  Open(info.Env());
+  Activate(ToBool(info[0], "active"));
+}
+
+void Vm::OnReadable(Napi::Env env) {
+  // A callback may close the VM: the core has to last until this returns.
+  const auto core = core_;
+  const Napi::Object self = Value();
+  core->channel.Acknowledge();
+  if (self.IsEmpty()) return;
+  // Answers often bring the vCPU's next access at once; a few rounds save the way through the loop. The limit lets
+  // other handles have their turn.
+  for (int round = 0; round < 16 && !core->closed(); round++) {
+    Napi::HandleScope scope(env);
+    Channel::Batch batch = core->channel.Take(posted_->data());
+    if (batch.empty()) return;
+    if (batch.posted > 0) {
+      EmitCallback(env, self, "onPosted", {Napi::Number::New(env, static_cast<double>(batch.posted))});
+      core->channel.PostedDone(batch.posted);
+    }
+    for (TrappedAccess* access : batch.traps) {
+      if (core->closed()) return;
+      const Napi::Value answer = EmitCallback(
+          env, self, access->is_write ? "onTrapWrite" : "onTrapRead",
+          {Napi::Number::New(env, access->region), Napi::Number::New(env, access->offset),
+           Napi::Number::New(env, access->size), Napi::Number::New(env, access->value)});
+      const bool number = !answer.IsEmpty() && answer.IsNumber();
+      core->channel.Answer(access, number ? answer.As<Napi::Number>().Uint32Value() : UINT32_MAX);
+    }
+    for (const VcpuEvent& event : batch.events) {
+      if (core->closed()) return;
+      EmitCallback(env, self, "onVcpuEvent",
+                   {Napi::Number::New(env, event.vcpu),
+                    Napi::String::New(env, event.kind == VcpuEvent::kPaused ? "paused" : "exit"),
+                    Napi::Number::New(env, event.reason), Napi::Number::New(env, event.error),
+                    CopyToJs(env, event.detail.data(), event.detail.size())});
+    }
+  }
+  if (!core->closed()) core->channel.Wake();
+}
+
+Napi::Value Vm::CheckExtension(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const uint32_t extension = ToUint32(info[0], "extension");
+  return Napi::Number::New(env, Ioctl(env, Open(env), KVM_CHECK_EXTENSION, "KVM_CHECK_EXTENSION", extension));
+}
+
+void Vm::EnableCapability(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  kvm_enable_cap cap{};
+  cap.cap = ToUint32(info[0], "capability");
+  for (size_t i = 1; i < info.Length() && i <= 4; i++) cap.args[i - 1] = ToUint(info[i], "argument");
+  Ioctl(env, Open(env), KVM_ENABLE_CAP, "KVM_ENABLE_CAP", &cap);
+}
+
+// The fixed parts of a PC, in the order KVM wants them: all before the first vCPU.
+void Vm::Setup(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Open(env);
+  const auto options = info[0].As<Napi::Object>();
+  uint64_t identity = ToUint(Property(options, "identityMapAddress"), "identityMapAddress");
+  Ioctl(env, fd, KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity);
+  Ioctl(env, fd, KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR",
+        static_cast<unsigned long>(ToUint(Property(options, "tssAddress"), "tssAddress")));
+  if (ToBool(Property(options, "irqchip"), "irqchip")) {
+    Ioctl(env, fd, KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP");
+  }
+  if (ToBool(Property(options, "pit"), "pit")) {
+    kvm_pit_config config{};
+    // The speaker port (0x61) is the PIT's gate too: KVM answers it, or reads would find an empty bus.
+    config.flags = KVM_PIT_SPEAKER_DUMMY;
+    Ioctl(env, fd, KVM_CREATE_PIT2, "KVM_CREATE_PIT2", &config);
+  }
+}
+
+void Vm::SetMemory(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = Open(env);
+  const auto options = info[0].As<Napi::Object>();
+  kvm_userspace_memory_region region{};
+  region.slot = ToUint32(Property(options, "slot"), "slot", 0x7fff);
+  region.guest_phys_addr = ToUint(Property(options, "address"), "address");
+  region.memory_size = ToUint(Property(options, "size"), "size");
+  std::shared_ptr<Mapping> mapping;
+  if (region.memory_size > 0) {
+    mapping = Memory::MappingOf(Property(options, "memory"));
+    const uint64_t offset = ToUint(Property(options, "offset"), "offset");
+    if (offset > mapping->size() || region.memory_size > mapping->size() - offset) {
+      throw Napi::RangeError::New(env, "the slot ends after the memory");
+    }
+    region.userspace_addr = reinterpret_cast<uint64_t>(mapping->base()) + offset;
+    if (ToBool(Property(options, "readOnly"), "readOnly")) region.flags |= KVM_MEM_READONLY;
+    if (ToBool(Property(options, "logDirty"), "logDirty")) region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
+  }
+  Ioctl(env, fd, KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &region);
+  if (mapping) {
+    core_->slots[region.slot] = std::move(mapping);
+  } else {
+    core_->slots.erase(region.slot);
+  }
+}
+
+// One bit for each page written since the last call; `pages` is the slot's size.
+Napi::Value Vm::DirtyLog(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  kvm_dirty_log log{};
+  log.slot = ToUint32(info[0], "slot");
+  const auto slot = core_->slots.find(log.slot);
+  if (slot == core_->slots.end()) throw Napi::RangeError::New(env, "there is no such memory slot");
+  // The kernel writes whole 64-bit words for the slot, which is at most as large as its memory.
+  const uint64_t words = (slot->second->size() / 4096 + 63) / 64;
+  auto bitmap = Napi::Uint8Array::New(env, words * 8);
+  log.dirty_bitmap = bitmap.Data();
+  Ioctl(env, Open(env), KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
+  return bitmap;
+}
+
+void Vm::Irqfd(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto options = info[0].As<Napi::Object>();
+  kvm_irqfd irqfd{};
+  irqfd.fd = static_cast<uint32_t>(ToFd(Property(options, "fd"), "fd"));
+  irqfd.gsi = ToUint32(Property(options, "gsi"), "gsi");
+  if (options.Has("resampleFd")) {
+    irqfd.flags |= KVM_IRQFD_FLAG_RESAMPLE;
+    irqfd.resamplefd = static_cast<uint32_t>(ToFd(options.Get("resampleFd"), "resampleFd"));
+  }
+  if (options.Has("remove") && ToBool(options.Get("remove"), "remove")) irqfd.flags = KVM_IRQFD_FLAG_DEASSIGN;
+  Ioctl(env, Open(env), KVM_IRQFD, "KVM_IRQFD", &irqfd);
+}
+
+void Vm::Ioeventfd(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto options = info[0].As<Napi::Object>();
+  kvm_ioeventfd event{};
+  event.fd = ToFd(Property(options, "fd"), "fd");
+  event.addr = ToUint(Property(options, "address"), "address");
+  event.len = ToUint32(Property(options, "size"), "size", 8);
+  if (ToString(Property(options, "space"), "space") == "pio") event.flags |= KVM_IOEVENTFD_FLAG_PIO;
+  if (options.Has("datamatch")) {
+    event.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
+    event.datamatch = ToUint(options.Get("datamatch"), "datamatch");
+  }
+  if (options.Has("remove") && ToBool(options.Get("remove"), "remove")) event.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+  Ioctl(env, Open(env), KVM_IOEVENTFD, "KVM_IOEVENTFD", &event);
+}
+
+void Vm::IrqLine(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  kvm_irq_level line{};
+  line.irq = ToUint32(info[0], "gsi");
+  line.level = ToBool(info[1], "level") ? 1 : 0;
+  Ioctl(env, Open(env), KVM_IRQ_LINE, "KVM_IRQ_LINE", &line);
+}
+
+// The whole table, as the bytes of struct kvm_irq_routing with its entries.
+void Vm::SetRouting(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const Bytes bytes = ToBytes(info[0], "routing");
+  constexpr size_t kMost = sizeof(kvm_irq_routing) + kMaxRoutes * sizeof(kvm_irq_routing_entry);
+  if (bytes.size < sizeof(kvm_irq_routing) || bytes.size > kMost) {
+    throw Napi::RangeError::New(env, "routing must be a struct kvm_irq_routing of at most 4096 entries");
+  }
+  std::vector<uint64_t> words((bytes.size + 7) / 8);
+  std::memcpy(words.data(), bytes.data, bytes.size);
+  auto* routing = reinterpret_cast<kvm_irq_routing*>(words.data());
+  if (bytes.size != sizeof(kvm_irq_routing) + uint64_t{routing->nr} * sizeof(kvm_irq_routing_entry)) {
+    throw Napi::RangeError::New(env, "routing has not the number of entries it says");
+  }
+  Ioctl(env, Open(env), KVM_SET_GSI_ROUTING, "KVM_SET_GSI_ROUTING", routing);
+}
+
+// True where a vCPU took the interrupt, false where it was blocked.
+Napi::Value Vm::SignalMsi(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  kvm_msi msi{};
+  msi.address_lo = ToUint32(info[0], "address");
+  msi.address_hi = ToUint32(info[1], "address");
+  msi.data = ToUint32(info[2], "data");
+  return Napi::Boolean::New(env, Ioctl(env, Open(env), KVM_SIGNAL_MSI, "KVM_SIGNAL_MSI", &msi) > 0);
+}
+
+Napi::Value Vm::GetState(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const VmState& state = FindState(info[0]);
+  auto bytes = Napi::Uint8Array::New(env, state.size);
+  std::memset(bytes.Data(), 0, state.size);
+  if (state.chip) reinterpret_cast<kvm_irqchip*>(bytes.Data())->chip_id = ToUint32(info[1], "chip", 2);
+  Ioctl(env, Open(env), state.get, state.get_name, bytes.Data());
+  return bytes;
+}
+
+void Vm::SetState(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const VmState& state = FindState(info[0]);
+  const Bytes bytes = ToBytes(info[1], "bytes");
+  if (bytes.size != state.size) {
+    throw Napi::RangeError::New(env, std::string(state.name) + " has " + std::to_string(state.size) + " bytes");
+  }
+  Ioctl(env, Open(env), state.set, state.set_name, bytes.data);
+}
+
+// Returns {id, shadow}: the region's number in callbacks, and its shadow bytes (none where no mode reads them).
+Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Open(env);
+  const auto options = info[0].As<Napi::Object>();
+  auto region = std::make_shared<Region>();
+  region->id = next_region_;
+  const std::string space = ToString(Property(options, "space"), "space");
+  if (space != "pio" && space != "mmio") throw Napi::RangeError::New(env, "space must be pio or mmio");
+  region->space = space == "pio" ? Space::kPio : Space::kMmio;
+  region->base = ToUint(Property(options, "base"), "base");
+  region->size = ToUint(Property(options, "size"), "size", uint64_t{1} << 32);
+  if (region->size == 0) throw Napi::RangeError::New(env, "size must be above 0");
+  if (region->space == Space::kPio && region->base + region->size > 0x10000) {
+    throw Napi::RangeError::New(env, "port space ends at 0xffff");
+  }
+  region->reads = ToModes(Property(options, "reads"), "reads", region->size, ReadMode::kTrap);
+  region->writes = ToModes(Property(options, "writes"), "writes", region->size, WriteMode::kTrap);
+  region->counter_hz = ToUint(Property(options, "counterHz"), "counterHz", 10'000'000'000);
+  region->counter_bits = ToUint32(Property(options, "counterBits"), "counterBits", 32);
+  Napi::Object result = Napi::Object::New(env);
+  if (NeedsShadow(region->reads)) {
+    region->shadow = std::make_shared<std::vector<uint8_t>>(region->size);
+    result.Set("shadow", Napi::ArrayBuffer::New(
+                             env, region->shadow->data(), region->size,
+                             [](Napi::Env, void*, std::shared_ptr<std::vector<uint8_t>>* held) { delete held; },
+                             new std::shared_ptr<std::vector<uint8_t>>(region->shadow)));
+  }
+  if (!core_->regions.Add(region)) ThrowErrno(env, EEXIST, "bus", "a region that overlaps another");
+  result.Set("id", Napi::Number::New(env, next_region_++));
+  return result;
+}
+
+void Vm::RemoveRegion(const Napi::CallbackInfo& info) {
+  Open(info.Env());
+  core_->regions.Remove(ToUint32(info[0], "id"));
+}
+
+// Four numbers a region: id, reads, writes, and how many of both waited for JavaScript. The last row, with id
+// 2^32 - 1, has the accesses that no region claimed.
+Napi::Value Vm::Counters(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto regions = core_->regions.All();
+  auto counters = Napi::Float64Array::New(env, 4 * (regions.size() + 1));
+  size_t at = 0;
+  for (const auto& region : regions) {
+    counters[at++] = region->id;
+    counters[at++] = static_cast<double>(region->read_count.load(std::memory_order_relaxed));
+    counters[at++] = static_cast<double>(region->write_count.load(std::memory_order_relaxed));
+    counters[at++] = static_cast<double>(region->wait_count.load(std::memory_order_relaxed));
+  }
+  counters[at++] = UINT32_MAX;
+  counters[at++] = static_cast<double>(core_->unclaimed.load(std::memory_order_relaxed));
+  counters[at++] = 0;
+  counters[at++] = 0;
+  return counters;
+}
+
+Napi::Value Vm::CreateVcpu(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const uint32_t index = ToUint32(info[0], "index");
+  Fd fd(Ioctl(env, Open(env), KVM_CREATE_VCPU, "KVM_CREATE_VCPU", index));
+  void* run = mmap(nullptr, core_->run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (run == MAP_FAILED) ThrowErrno(env, errno, "mmap", "vCPU run structure");
+  auto thread =
+      std::make_shared<VcpuThread>(core_.get(), index, std::move(fd), static_cast<kvm_run*>(run), core_->run_size());
+  core_->vcpus.push_back(thread);
+  return Vcpu::Create(env, core_, std::move(thread));
+}
+
+// Where onPosted(count) finds its accesses.
+Napi::Value Vm::PostedBuffer(const Napi::CallbackInfo& info) {
+  return Napi::ArrayBuffer::New(
+      info.Env(), posted_->data(), posted_->size() * sizeof(PostedAccess),
+      [](Napi::Env, void*, std::shared_ptr<std::vector<PostedAccess>>* held) { delete held; },
+      new std::shared_ptr<std::vector<PostedAccess>>(posted_));
+}
+
+}  // namespace tsvm

@@ -1,0 +1,118 @@
+#include "vm_core.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "vcpu_thread.h"
+
+namespace tsvm {
+
+VmCore::VmCore(Fd vm, Fd wake, size_t run_size) : channel(std::move(wake)), vm_(std::move(vm)), run_size_(run_size) {
+  clock_gettime(CLOCK_MONOTONIC, &created_);
+}
+
+VmCore::~VmCore() { Close(); }
+
+void VmCore::Close() {
+  if (closed_) return;
+  closed_ = true;
+  channel.Close();
+  for (auto& vcpu : vcpus) vcpu->RequestEnd();
+  for (auto& vcpu : vcpus) vcpu->Join();
+  vcpus.clear();
+  vm_.Reset();
+  slots.clear();
+}
+
+bool VmCore::Access(Space space, uint64_t address, unsigned length, uint8_t* data, bool is_write) {
+  while (length > 0) {
+    uint64_t limit;
+    const auto region = regions.Find(space, address, &limit);
+    const unsigned here = static_cast<unsigned>(std::min<uint64_t>(length, limit));
+    if (!region) {
+      // An empty bus: reads float high, writes go nowhere.
+      if (!is_write) std::memset(data, 0xff, here);
+      unclaimed.fetch_add(1, std::memory_order_relaxed);
+      address += here;
+      data += here;
+      length -= here;
+      continue;
+    }
+    const unsigned size = here >= 4 ? 4 : here >= 2 ? 2 : 1;
+    const uint64_t offset = address - region->base;
+    uint32_t value = 0;
+    if (is_write) {
+      std::memcpy(&value, data, size);
+      region->write_count.fetch_add(1, std::memory_order_relaxed);
+      if (!Write(*region, offset, size, value)) return false;
+    } else {
+      region->read_count.fetch_add(1, std::memory_order_relaxed);
+      if (!Read(*region, offset, size, &value)) return false;
+      std::memcpy(data, &value, size);
+    }
+    address += size;
+    data += size;
+    length -= size;
+  }
+  return true;
+}
+
+bool VmCore::Read(Region& region, uint64_t offset, unsigned size, uint32_t* value) {
+  const ReadMode mode = region.ReadModeAt(offset, size);
+  bool waited = false;
+  switch (mode) {
+    case ReadMode::kCounter:
+      *value = Counter(region) >> (8 * (offset & 3));
+      return true;
+    case ReadMode::kShadow:
+      *value = region.ReadShadow(offset, size);
+      return true;
+    case ReadMode::kOrdered:
+    case ReadMode::kConsume: {
+      if (!channel.WaitForPosted(&waited)) return false;
+      *value = region.ReadShadow(offset, size);
+      bool full = false;
+      if (mode == ReadMode::kConsume &&
+          !channel.Post({region.id, static_cast<uint32_t>(offset), size | kConsumed, 0}, &full)) {
+        return false;
+      }
+      if (waited || full) region.wait_count.fetch_add(1, std::memory_order_relaxed);
+      return true;
+    }
+    case ReadMode::kTrap:
+      break;
+  }
+  region.wait_count.fetch_add(1, std::memory_order_relaxed);
+  TrappedAccess access{region.id, static_cast<uint32_t>(offset), size, false, 0};
+  if (!channel.Trap(&access)) return false;
+  *value = access.value;
+  return true;
+}
+
+bool VmCore::Write(Region& region, uint64_t offset, unsigned size, uint32_t value) {
+  switch (region.WriteModeAt(offset, size)) {
+    case WriteMode::kIgnore:
+      return true;
+    case WriteMode::kPosted: {
+      bool waited = false;
+      const bool posted = channel.Post({region.id, static_cast<uint32_t>(offset), size, value}, &waited);
+      if (waited) region.wait_count.fetch_add(1, std::memory_order_relaxed);
+      return posted;
+    }
+    case WriteMode::kTrap:
+      break;
+  }
+  region.wait_count.fetch_add(1, std::memory_order_relaxed);
+  TrappedAccess access{region.id, static_cast<uint32_t>(offset), size, true, value};
+  return channel.Trap(&access);
+}
+
+uint32_t VmCore::Counter(const Region& region) const {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const int64_t ns = (now.tv_sec - created_.tv_sec) * INT64_C(1'000'000'000) + (now.tv_nsec - created_.tv_nsec);
+  const auto ticks = static_cast<uint64_t>(static_cast<unsigned __int128>(ns) * region.counter_hz / 1'000'000'000);
+  return static_cast<uint32_t>(region.counter_bits >= 32 ? ticks : ticks & ((uint64_t{1} << region.counter_bits) - 1));
+}
+
+}  // namespace tsvm

@@ -1,0 +1,164 @@
+/**
+ * The addon's face as types, and how it is found. Nothing outside src/kvm imports this file.
+ * native/addon.cc has the same list in C++.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { KvmError } from './errors.ts';
+import { packageRoot } from './package-root.ts';
+
+export type NativeCounterFd = {
+  readonly fd: number;
+  onEvent?: (count: number) => void;
+  watch(): void;
+  unwatch(): void;
+  drain(): number;
+  close(): void;
+};
+
+export type NativeEventFd = NativeCounterFd & { signal(): void };
+
+export type NativeTimer = NativeCounterFd & {
+  /** in nanoseconds; a delay of 0 disarms */
+  arm(delay: number, interval?: number): void;
+};
+
+export type HugePages = 'none' | 'transparent' | '2M' | '1G';
+
+export type NativeMemoryOptions = { size: number; hugePages: HugePages } & (
+  | { backing: 'anonymous' }
+  | { backing: 'memfd' }
+  | { backing: 'file'; path: string; shared: boolean; offset: number }
+);
+
+export type NativeMemory = {
+  readonly size: number;
+  /** -1 for anonymous memory */
+  readonly fd: number;
+  window(offset: number, length: number): ArrayBuffer;
+  discard(offset: number, length: number): void;
+  close(): void;
+};
+
+export type NativeKvm = {
+  apiVersion(): number;
+  checkExtension(extension: number): number;
+  supportedCpuid(): Uint8Array;
+  msrIndices(): Uint32Array;
+  close(): void;
+};
+
+export type VcpuStateName =
+  'regs' | 'sregs' | 'fpu' | 'xcrs' | 'debugregs' | 'lapic' | 'mpState' | 'events' | 'xsave';
+
+export type NativeVcpu = {
+  readonly parked: boolean;
+  resume(): void;
+  requestPause(): void;
+  getState(name: VcpuStateName): Uint8Array;
+  setState(name: VcpuStateName, bytes: Uint8Array): void;
+  getMsrs(indices: Uint32Array): BigUint64Array;
+  setMsrs(indices: Uint32Array, values: BigUint64Array): number;
+  getCpuid(): Uint8Array;
+  setCpuid(cpuid: Uint8Array): void;
+  translate(address: bigint): number | undefined;
+  control(request: 'nmi' | 'kvmclockPaused' | 'tscKhz'): number;
+  control(request: 'setTscKhz', kHz: number): number;
+  exitCounts(): Float64Array;
+};
+
+export type VmStateName = 'clock' | 'pit2' | 'irqchip';
+
+export type NativeVm = {
+  onPosted?: (count: number) => void;
+  onTrapRead?: (region: number, offset: number, size: number, value: number) => number;
+  onTrapWrite?: (region: number, offset: number, size: number, value: number) => void;
+  onVcpuEvent?: (
+    vcpu: number,
+    kind: 'paused' | 'exit',
+    reason: number,
+    errno: number,
+    detail: Uint8Array,
+  ) => void;
+  checkExtension(extension: number): number;
+  enableCapability(capability: number, ...args: number[]): void;
+  setup(options: { identityMapAddress: number; tssAddress: number; irqchip: boolean; pit: boolean }): void;
+  setMemory(options: {
+    slot: number;
+    address: number;
+    size: number;
+    memory?: NativeMemory;
+    offset?: number;
+    readOnly?: boolean;
+    logDirty?: boolean;
+  }): void;
+  dirtyLog(slot: number): Uint8Array;
+  irqfd(options: { fd: number; gsi: number; resampleFd?: number; remove?: boolean }): void;
+  ioeventfd(options: {
+    fd: number;
+    space: 'pio' | 'mmio';
+    address: number;
+    size: number;
+    datamatch?: number;
+    remove?: boolean;
+  }): void;
+  irqLine(gsi: number, level: boolean): void;
+  setRouting(routing: Uint8Array): void;
+  signalMsi(addressLow: number, addressHigh: number, data: number): boolean;
+  getState(name: VmStateName, chip?: number): Uint8Array;
+  setState(name: VmStateName, bytes: Uint8Array): void;
+  addRegion(options: {
+    space: 'pio' | 'mmio';
+    base: number;
+    size: number;
+    reads: Uint8Array;
+    writes: Uint8Array;
+    counterHz: number;
+    counterBits: number;
+  }): { id: number; shadow?: ArrayBuffer };
+  removeRegion(id: number): void;
+  counters(): Float64Array;
+  createVcpu(index: number): NativeVcpu;
+  postedBuffer(): ArrayBuffer;
+  setActive(active: boolean): void;
+  close(): void;
+};
+
+type Addon = {
+  initialize(errorClass: typeof KvmError): void;
+  EventFd: new () => NativeEventFd;
+  Timer: new () => NativeTimer;
+  Memory: new (options: NativeMemoryOptions) => NativeMemory;
+  Kvm: new (path: string) => NativeKvm;
+  Vm: new (kvm: NativeKvm) => NativeVm;
+};
+
+function load(): Addon {
+  const root = packageRoot();
+  const paths = [
+    process.env['TSVM_ADDON'],
+    join(root, 'build/Release/tsvm.node'),
+    join(root, 'build/Debug/tsvm.node'),
+  ];
+  const path = paths.find((candidate) => candidate !== undefined && existsSync(candidate));
+  if (path === undefined) {
+    throw Object.assign(
+      new Error(`the native addon is not built: none of ${paths.filter(Boolean).join(', ')} is there`),
+      {
+        hint: 'build it with `npm run build` (needs g++, make and python3)',
+      },
+    );
+  }
+  const addon = createRequire(import.meta.url)(path) as Addon;
+  addon.initialize(KvmError);
+  return addon;
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded at its first use: much of tsvm works without it. */
+export function native(): Addon {
+  loaded ??= load();
+  return loaded;
+}
