@@ -72,9 +72,10 @@ mkdir -p /host /rw /tree
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=524288 ${HOST_TAG} /host || fail "cannot mount the host's tree"
 mount -t tmpfs -o size=75% tmpfs /rw && mkdir /rw/upper /rw/work || fail "cannot mount a tmpfs"
 mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work overlay /tree || fail "cannot mount the overlay"
-mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=524288 ${SHARED_TAG} '/tree${shared}' || fail "cannot mount the shared directory"
 for dir in proc sys dev; do mount --move /$dir /tree/$dir || fail "cannot move /$dir"; done
-for dir in tmp run; do mount -t tmpfs -o mode=1777 tmpfs /tree/$dir || fail "cannot mount /$dir"; done
+mount -t tmpfs -o mode=755 tmpfs /tree/run || fail "cannot mount /run"
+mkdir -p ${quoted(`/tree${shared}`)}
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=524288 ${SHARED_TAG} ${quoted(`/tree${shared}`)} || fail "cannot mount the shared directory"
 mkdir -p /tree/dev/pts /tree/dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /tree/dev/pts || fail "cannot mount /dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs /tree/dev/shm || fail "cannot mount /dev/shm"
@@ -83,6 +84,11 @@ chmod 666 /tree/dev/kvm /tree/dev/net/tun
 ifconfig lo 127.0.0.1 up
 hostname lab
 exec switch_root /tree /bin/sh -c '"$@"; echo "lab: the agent ended with status $?"; echo b > /proc/sysrq-trigger; sleep 60' \\
-  lab ${agent.map((word) => `'${word}'`).join(' ')} $port
+  lab ${agent.map(quoted).join(' ')} $port
 `;
+}
+
+/** A word for the shell. */
+function quoted(word: string): string {
+  return `'${word.replaceAll("'", "'\\''")}'`;
 }
