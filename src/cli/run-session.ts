@@ -113,6 +113,9 @@ class Session {
   async run(): Promise<ExitCode> {
     this.#watchSignals();
     this.#watchTime();
+    // Node ends a process that waits for nothing but promises, whatever becomes of them.
+    const alive = setInterval(() => undefined, 2 ** 30);
+    this.#undo.push(() => clearInterval(alive));
     const starting = this.#request.start(this.#request.options);
     const started = await Promise.race([starting, this.#leave.promise]);
     if ('code' in started) {

@@ -1,5 +1,9 @@
 import type { RunningVm, SerialPort, VmExit } from '../../../../src/vmm/types.ts';
 
+/** what {@link SerialPort.tail} keeps */
+const TAIL_LIMIT = 64 * 1024;
+const NOISE = Buffer.alloc(64 * 1024, 'x');
+
 /**
  * A VM without a machine: its guest echoes what it is sent, once it listens. For the parts that hold a VM and do
  * not care what runs in it.
@@ -64,8 +68,13 @@ export class EchoVm implements RunningVm {
   /** The guest says something. */
   say(text: string | Uint8Array): void {
     const bytes = Buffer.from(text);
-    this.#output += bytes.toString();
-    for (const listener of this.#listeners) listener(bytes);
+    this.#output = (this.#output + bytes.toString()).slice(-TAIL_LIMIT);
+    this.#send(bytes);
+  }
+
+  /** The guest says 16 MiB that nobody remembers. */
+  flood(): void {
+    for (let i = 0; i < 256; i++) this.#send(NOISE);
   }
 
   end(exit: VmExit): void {
@@ -102,6 +111,10 @@ export class EchoVm implements RunningVm {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop();
+  }
+
+  #send(bytes: Uint8Array): void {
+    for (const listener of this.#listeners) listener(bytes);
   }
 
   #drain(): void {
