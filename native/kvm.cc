@@ -2,13 +2,11 @@
 
 #include <cerrno>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <sys/ioctl.h>
-
-#include <vector>
 
 #include "arguments.h"
 #include "error.h"
+#include "kvm_abi.h"
 
 namespace tsvm {
 
@@ -52,28 +50,23 @@ Napi::Value Kvm::CheckExtension(const Napi::CallbackInfo& info) {
 
 Napi::Value Kvm::SupportedCpuid(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  constexpr uint32_t kEntries = 256;
-  std::vector<uint64_t> words((sizeof(kvm_cpuid2) + kEntries * sizeof(kvm_cpuid_entry2)) / 8);
-  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(words.data());
-  cpuid->nent = kEntries;
-  Ioctl(env, Open(env), KVM_GET_SUPPORTED_CPUID, "KVM_GET_SUPPORTED_CPUID", cpuid);
-  return CopyToJs(env, cpuid, sizeof(kvm_cpuid2) + cpuid->nent * sizeof(kvm_cpuid_entry2));
+  CpuidList list(256);
+  Ioctl(env, Open(env), kGetSupportedCpuid, "KVM_GET_SUPPORTED_CPUID", list.data());
+  return CopyToJs(env, list.data(), CpuidList::SizeFor(list.count()));
 }
 
 // The MSRs that KVM can save and restore.
 Napi::Value Kvm::MsrIndices(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  kvm_msr_list none{};
+  MsrIndexList none(0);
   // Asked with room for none, the kernel answers E2BIG and the number.
-  if (ioctl(Open(env), KVM_GET_MSR_INDEX_LIST, &none) < 0 && errno != E2BIG) {
+  if (ioctl(Open(env), kGetMsrIndexList, none.data()) < 0 && errno != E2BIG) {
     ThrowErrno(env, errno, "ioctl", "KVM_GET_MSR_INDEX_LIST");
   }
-  std::vector<uint32_t> words(1 + none.nmsrs);
-  auto* list = reinterpret_cast<kvm_msr_list*>(words.data());
-  list->nmsrs = none.nmsrs;
-  Ioctl(env, Open(env), KVM_GET_MSR_INDEX_LIST, "KVM_GET_MSR_INDEX_LIST", list);
-  auto indices = Napi::Uint32Array::New(env, list->nmsrs);
-  for (uint32_t i = 0; i < list->nmsrs; i++) indices[i] = list->indices[i];
+  MsrIndexList list(none.count());
+  Ioctl(env, Open(env), kGetMsrIndexList, "KVM_GET_MSR_INDEX_LIST", list.data());
+  auto indices = Napi::Uint32Array::New(env, list.count());
+  for (uint32_t i = 0; i < list.count(); i++) indices[i] = list.entries()[i];
   return indices;
 }
 

@@ -9,6 +9,7 @@
 #include "addon.h"
 #include "arguments.h"
 #include "error.h"
+#include "kvm_abi.h"
 
 namespace tsvm {
 
@@ -35,7 +36,7 @@ constexpr StateKind kStates[] = {
     TSVM_STATE("lapic", LAPIC, kvm_lapic_state),
     TSVM_STATE("mpState", MP_STATE, kvm_mp_state),
     TSVM_STATE("events", VCPU_EVENTS, kvm_vcpu_events),
-    TSVM_STATE("xsave", XSAVE, kvm_xsave),
+    {"xsave", kGetXsave, "KVM_GET_XSAVE", kSetXsave, "KVM_SET_XSAVE", kXsaveSize},
 };
 
 #undef TSVM_STATE
@@ -51,29 +52,14 @@ const StateKind& FindState(const Napi::Value& name) {
 // AMX and its like make the extended state larger than the 4 KiB of struct kvm_xsave.
 size_t XsaveSize(const VmCore& core) {
   const int size = ioctl(core.fd(), KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
-  return size > static_cast<int>(sizeof(kvm_xsave)) ? static_cast<size_t>(size) : sizeof(kvm_xsave);
+  return size > static_cast<int>(kXsaveSize) ? static_cast<size_t>(size) : kXsaveSize;
 }
 
 size_t SizeOf(const StateKind& kind, const VmCore& core) {
-  return kind.get == KVM_GET_XSAVE ? XsaveSize(core) : kind.size;
+  return kind.get == kGetXsave ? XsaveSize(core) : kind.size;
 }
 
 constexpr size_t kCpuidEntries = 256;
-
-// A struct with a count in front of its entries, aligned for the kernel.
-template <typename Header, typename Entry>
-class Counted {
- public:
-  explicit Counted(size_t entries) : words_((sizeof(Header) + entries * sizeof(Entry) + 7) / 8) {}
-  Header* header() { return reinterpret_cast<Header*>(words_.data()); }
-  Entry* entries() { return reinterpret_cast<Entry*>(reinterpret_cast<uint8_t*>(words_.data()) + sizeof(Header)); }
-
- private:
-  std::vector<uint64_t> words_;
-};
-
-using MsrList = Counted<kvm_msrs, kvm_msr_entry>;
-using CpuidList = Counted<kvm_cpuid2, kvm_cpuid_entry2>;
 
 constexpr size_t kMsrLimit = 4096;
 
@@ -143,8 +129,8 @@ Napi::Value Vcpu::GetState(const Napi::CallbackInfo& info) {
   const int fd = Parked(env);
   const size_t size = SizeOf(kind, *core_);
   auto bytes = Napi::Uint8Array::New(env, size);
-  if (size > sizeof(kvm_xsave)) {
-    Ioctl(env, fd, KVM_GET_XSAVE2, "KVM_GET_XSAVE2", bytes.Data());
+  if (size > kXsaveSize) {
+    Ioctl(env, fd, kGetXsave2, "KVM_GET_XSAVE2", bytes.Data());
   } else {
     Ioctl(env, fd, kind.get, kind.get_name, bytes.Data());
   }
@@ -170,9 +156,8 @@ Napi::Value Vcpu::GetMsrs(const Napi::CallbackInfo& info) {
   const Bytes indices = ToMsrIndices(info[0]);
   const size_t count = indices.size / 4;
   MsrList list(count);
-  list.header()->nmsrs = static_cast<uint32_t>(count);
   for (size_t i = 0; i < count; i++) std::memcpy(&list.entries()[i].index, indices.data + 4 * i, 4);
-  const int done = Ioctl(env, fd, KVM_GET_MSRS, "KVM_GET_MSRS", list.header());
+  const int done = Ioctl(env, fd, kGetMsrs, "KVM_GET_MSRS", list.data());
   auto values = Napi::BigUint64Array::New(env, static_cast<size_t>(done));
   for (int i = 0; i < done; i++) values[static_cast<size_t>(i)] = list.entries()[i].data;
   return values;
@@ -186,35 +171,33 @@ Napi::Value Vcpu::SetMsrs(const Napi::CallbackInfo& info) {
   const size_t count = indices.size / 4;
   if (values.size != count * 8) throw Napi::RangeError::New(env, "values must be a BigUint64Array, one for each index");
   MsrList list(count);
-  list.header()->nmsrs = static_cast<uint32_t>(count);
   for (size_t i = 0; i < count; i++) {
     std::memcpy(&list.entries()[i].index, indices.data + 4 * i, 4);
     std::memcpy(&list.entries()[i].data, values.data + 8 * i, 8);
   }
-  return Napi::Number::New(env, Ioctl(env, fd, KVM_SET_MSRS, "KVM_SET_MSRS", list.header()));
+  return Napi::Number::New(env, Ioctl(env, fd, kSetMsrs, "KVM_SET_MSRS", list.data()));
 }
 
 Napi::Value Vcpu::GetCpuid(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int fd = Parked(env);
   CpuidList list(kCpuidEntries);
-  list.header()->nent = kCpuidEntries;
-  Ioctl(env, fd, KVM_GET_CPUID2, "KVM_GET_CPUID2", list.header());
-  return CopyToJs(env, list.header(), sizeof(kvm_cpuid2) + list.header()->nent * sizeof(kvm_cpuid_entry2));
+  Ioctl(env, fd, kGetCpuid2, "KVM_GET_CPUID2", list.data());
+  return CopyToJs(env, list.data(), CpuidList::SizeFor(list.count()));
 }
 
 void Vcpu::SetCpuid(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int fd = Parked(env);
   const Bytes bytes = ToBytes(info[0], "cpuid");
-  const size_t entries = bytes.size < sizeof(kvm_cpuid2) ? 0 : (bytes.size - sizeof(kvm_cpuid2)) / sizeof(kvm_cpuid_entry2);
-  if (entries == 0 || entries > kCpuidEntries || bytes.size != sizeof(kvm_cpuid2) + entries * sizeof(kvm_cpuid_entry2)) {
+  const size_t entries = bytes.size < kCountedHeader ? 0 : (bytes.size - kCountedHeader) / sizeof(kvm_cpuid_entry2);
+  if (entries == 0 || entries > kCpuidEntries || bytes.size != CpuidList::SizeFor(entries)) {
     throw Napi::RangeError::New(env, "cpuid must be a struct kvm_cpuid2 with 1 to 256 entries");
   }
   CpuidList list(entries);
-  std::memcpy(list.header(), bytes.data, bytes.size);
-  list.header()->nent = static_cast<uint32_t>(entries);
-  Ioctl(env, fd, KVM_SET_CPUID2, "KVM_SET_CPUID2", list.header());
+  std::memcpy(list.data(), bytes.data, bytes.size);
+  list.set_count(static_cast<uint32_t>(entries));
+  Ioctl(env, fd, kSetCpuid2, "KVM_SET_CPUID2", list.data());
 }
 
 // A linear address as this vCPU would translate it now, or undefined where no page maps it.

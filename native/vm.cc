@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -12,6 +11,7 @@
 #include "arguments.h"
 #include "error.h"
 #include "kvm.h"
+#include "kvm_abi.h"
 #include "vcpu.h"
 #include "vcpu_thread.h"
 
@@ -307,17 +307,14 @@ void Vm::IrqLine(const Napi::CallbackInfo& info) {
 void Vm::SetRouting(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const Bytes bytes = ToBytes(info[0], "routing");
-  constexpr size_t kMost = sizeof(kvm_irq_routing) + kMaxRoutes * sizeof(kvm_irq_routing_entry);
-  if (bytes.size < sizeof(kvm_irq_routing) || bytes.size > kMost) {
-    throw Napi::RangeError::New(env, "routing must be a struct kvm_irq_routing of at most 4096 entries");
+  const size_t entries = bytes.size < kCountedHeader ? 0 : (bytes.size - kCountedHeader) / sizeof(kvm_irq_routing_entry);
+  if (entries == 0 || entries > kMaxRoutes || bytes.size != RoutingTable::SizeFor(entries)) {
+    throw Napi::RangeError::New(env, "routing must be a struct kvm_irq_routing of 1 to 4096 entries");
   }
-  std::vector<uint64_t> words((bytes.size + 7) / 8);
-  std::memcpy(words.data(), bytes.data, bytes.size);
-  auto* routing = reinterpret_cast<kvm_irq_routing*>(words.data());
-  if (bytes.size != sizeof(kvm_irq_routing) + uint64_t{routing->nr} * sizeof(kvm_irq_routing_entry)) {
-    throw Napi::RangeError::New(env, "routing has not the number of entries it says");
-  }
-  Ioctl(env, Open(env), KVM_SET_GSI_ROUTING, "KVM_SET_GSI_ROUTING", routing);
+  RoutingTable table(entries);
+  std::memcpy(table.data(), bytes.data, bytes.size);
+  table.set_count(static_cast<uint32_t>(entries));
+  Ioctl(env, Open(env), kSetGsiRouting, "KVM_SET_GSI_ROUTING", table.data());
 }
 
 // True where a vCPU took the interrupt, false where it was blocked.
