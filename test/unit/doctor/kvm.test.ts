@@ -38,9 +38,9 @@ describe('what KVM says', () => {
 
 describe('the guest probe', () => {
   const speed = {
-    name: 'ring 0',
+    name: 'speed',
     ok: false,
-    detail: 'ring 0 runs at 1.1 M instructions a second (software KVM)',
+    detail: 'ring 0 runs 1.1 million instructions a second',
   };
   const int3 = { name: 'breakpoint', ok: false, detail: 'int3 in ring 0 raises exception 6' };
   const msr = { name: 'msr', ok: true, detail: 'MSRs work' };
