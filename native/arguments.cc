@@ -31,16 +31,41 @@ bool ToBool(const Napi::Value& value, const char* name) {
 
 std::string ToString(const Napi::Value& value, const char* name) {
   if (!value.IsString()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a string");
-  return value.As<Napi::String>().Utf8Value();
+  std::string text = value.As<Napi::String>().Utf8Value();
+  // The kernel would take what is in front of it: another path than the one that was given.
+  if (text.find('\0') != std::string::npos) {
+    throw Napi::RangeError::New(value.Env(), std::string(name) + " must not contain a NUL");
+  }
+  return text;
+}
+
+Napi::Object ToObject(const Napi::Value& value, const char* name) {
+  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be an object");
+  return value.As<Napi::Object>();
+}
+
+Napi::Object ToTagged(const Napi::Value& value, const napi_type_tag& tag, const char* otherwise) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&tag)) {
+    throw Napi::TypeError::New(value.Env(), otherwise);
+  }
+  return value.As<Napi::Object>();
 }
 
 Bytes ToBytes(const Napi::Value& value, const char* name) {
   if (value.IsTypedArray()) {
-    const auto array = value.As<Napi::TypedArray>();
-    auto* base = static_cast<uint8_t*>(array.ArrayBuffer().Data());
-    return {base + array.ByteOffset(), array.ByteLength()};
+    size_t length = 0, offset = 0;
+    napi_value buffer = nullptr;
+    void* data = nullptr;
+    napi_typedarray_type type;
+    const napi_status status =
+        napi_get_typedarray_info(value.Env(), value, &type, &length, &data, &buffer, &offset);
+    bool plain = false;
+    // Shared buffers may change while they are being checked.
+    if (status == napi_ok && napi_is_arraybuffer(value.Env(), buffer, &plain) == napi_ok && plain) {
+      return {static_cast<uint8_t*>(data), value.As<Napi::TypedArray>().ByteLength()};
+    }
   }
-  throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array");
+  throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a typed array over an ArrayBuffer");
 }
 
 Napi::Value Property(const Napi::Object& object, const char* name) {

@@ -14,8 +14,12 @@ uint32_t ToUint32(const Napi::Value& value, const char* name, uint32_t max = UIN
 // A file descriptor number.
 int ToFd(const Napi::Value& value, const char* name);
 bool ToBool(const Napi::Value& value, const char* name);
+// Without NUL characters.
 std::string ToString(const Napi::Value& value, const char* name);
-// Any typed array or DataView: its bytes. Valid until control returns to JavaScript.
+Napi::Object ToObject(const Napi::Value& value, const char* name);
+// An object of the addon's own class with this tag: any other one must not be unwrapped as one of it.
+Napi::Object ToTagged(const Napi::Value& value, const napi_type_tag& tag, const char* otherwise);
+// Any typed array: its bytes. Valid until control returns to JavaScript.
 struct Bytes {
   uint8_t* data;
   size_t size;

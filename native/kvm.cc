@@ -10,6 +10,12 @@
 
 namespace tsvm {
 
+namespace {
+
+constexpr napi_type_tag kTag = {0x8f1d5c2a94e84b61, 0xa1f06b7c3d52e908};
+
+}  // namespace
+
 void Kvm::Define(Napi::Env env, Napi::Object exports) {
   exports.Set("Kvm", DefineClass(env, "Kvm",
                                  {
@@ -25,6 +31,7 @@ Kvm::Kvm(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const std::string path = ToString(info[0], "path");
   fd_ = Fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd_) ThrowErrno(info.Env(), errno, "open", path.c_str());
+  info.This().As<Napi::Object>().TypeTag(&kTag);
 }
 
 int Kvm::Open(Napi::Env env) const {
@@ -33,8 +40,7 @@ int Kvm::Open(Napi::Env env) const {
 }
 
 int Kvm::FdOf(const Napi::Value& value) {
-  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), "kvm must be a Kvm");
-  return Unwrap(value.As<Napi::Object>())->Open(value.Env());
+  return Unwrap(ToTagged(value, kTag, "kvm must be a Kvm"))->Open(value.Env());
 }
 
 Napi::Value Kvm::ApiVersion(const Napi::CallbackInfo& info) {

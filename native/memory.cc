@@ -16,6 +16,8 @@ namespace tsvm {
 
 namespace {
 
+constexpr napi_type_tag kTag = {0x2c7e90b4f36d4a15, 0x9be4d8016a7fc253};
+
 // One ArrayBuffer: V8 on Node 20 takes up to 4 GiB, DataView offsets are cheapest below 2 GiB.
 constexpr uint64_t kWindowLimit = uint64_t{1} << 31;
 
@@ -23,24 +25,26 @@ struct HugePages {
   int map_flags = 0;
   int memfd_flags = 0;
   bool advise = false;
+  uint64_t page_size = 4096;
 };
 
 HugePages ParseHugePages(Napi::Env env, const std::string& text) {
   if (text == "none") return {};
   if (text == "transparent") return {0, 0, true};
-  if (text == "2M") return {MAP_HUGETLB | MAP_HUGE_2MB, int(MFD_HUGETLB | MFD_HUGE_2MB), false};
-  if (text == "1G") return {MAP_HUGETLB | MAP_HUGE_1GB, int(MFD_HUGETLB | MFD_HUGE_1GB), false};
+  if (text == "2M") return {MAP_HUGETLB | MAP_HUGE_2MB, int(MFD_HUGETLB | MFD_HUGE_2MB), false, uint64_t{1} << 21};
+  if (text == "1G") return {MAP_HUGETLB | MAP_HUGE_1GB, int(MFD_HUGETLB | MFD_HUGE_1GB), false, uint64_t{1} << 30};
   throw Napi::RangeError::New(env, "hugePages must be none, transparent, 2M or 1G");
 }
 
-std::shared_ptr<Mapping> Map(Napi::Env env, uint64_t size, int flags, Fd fd, uint64_t offset, bool advise,
+std::shared_ptr<Mapping> Map(Napi::Env env, uint64_t size, int flags, Fd fd, uint64_t offset, const HugePages& huge,
                              const char* what) {
-  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd.get(),
-                    static_cast<off_t>(offset));
+  // Pages of a pool are reserved now: an empty pool is an error here, and not SIGBUS at the first touch.
+  if (huge.map_flags == 0) flags |= MAP_NORESERVE;
+  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd.get(), static_cast<off_t>(offset));
   if (base == MAP_FAILED) ThrowErrno(env, errno, "mmap", what);
   auto mapping = std::make_shared<Mapping>(static_cast<uint8_t*>(base), size, std::move(fd), (flags & MAP_SHARED) != 0);
   // Advice only: a kernel without transparent huge pages answers EINVAL and memory works all the same.
-  if (advise) madvise(base, size, MADV_HUGEPAGE);
+  if (huge.advise) madvise(base, size, MADV_HUGEPAGE);
   // Guest memory has no place in a core dump or in a child.
   madvise(base, size, MADV_DONTDUMP);
   madvise(base, size, MADV_DONTFORK);
@@ -48,10 +52,12 @@ std::shared_ptr<Mapping> Map(Napi::Env env, uint64_t size, int flags, Fd fd, uin
 }
 
 Fd OpenFile(Napi::Env env, const std::string& path, bool shared, uint64_t offset, uint64_t size) {
-  Fd fd(open(path.c_str(), (shared ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  // O_NONBLOCK is for a FIFO, whose open would wait for a writer; a regular file does not care.
+  Fd fd(open(path.c_str(), (shared ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
   if (!fd) ThrowErrno(env, errno, "open", path.c_str());
   struct stat status;
   if (fstat(fd.get(), &status) < 0) ThrowErrno(env, errno, "fstat", path.c_str());
+  if (!S_ISREG(status.st_mode)) throw Napi::RangeError::New(env, path + " is not a regular file");
   // Pages past the end of a file raise SIGBUS when they are touched: refuse them here.
   if (static_cast<uint64_t>(status.st_size) < offset + size) {
     throw Napi::RangeError::New(env, path + " is shorter than the memory to be mapped from it");
@@ -82,29 +88,31 @@ void Memory::Define(Napi::Env env, Napi::Object exports) {
 
 Memory::Memory(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   Napi::Env env = info.Env();
-  if (!info[0].IsObject()) throw Napi::TypeError::New(env, "memory options must be an object");
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   const uint64_t size = ToUint(Property(options, "size"), "size");
   if (size == 0 || size % 4096 != 0) throw Napi::RangeError::New(env, "size must be a multiple of 4096 above 0");
   const std::string backing = ToString(Property(options, "backing"), "backing");
   const HugePages huge = ParseHugePages(env, ToString(Property(options, "hugePages"), "hugePages"));
+  if (size % huge.page_size != 0) throw Napi::RangeError::New(env, "size must be a multiple of the huge pages' size");
 
   if (backing == "anonymous") {
-    mapping_ = Map(env, size, MAP_PRIVATE | MAP_ANONYMOUS | huge.map_flags, Fd(), 0, huge.advise, "anonymous");
+    mapping_ = Map(env, size, MAP_PRIVATE | MAP_ANONYMOUS | huge.map_flags, Fd(), 0, huge, "anonymous");
   } else if (backing == "memfd") {
     Fd fd(memfd_create("tsvm-guest", static_cast<unsigned>(MFD_CLOEXEC | huge.memfd_flags)));
     if (!fd) ThrowErrno(env, errno, "memfd_create", "guest memory");
     if (ftruncate(fd.get(), static_cast<off_t>(size)) < 0) ThrowErrno(env, errno, "ftruncate", "guest memory");
-    mapping_ = Map(env, size, MAP_SHARED, std::move(fd), 0, huge.advise, "memfd");
+    mapping_ = Map(env, size, MAP_SHARED, std::move(fd), 0, huge, "memfd");
   } else if (backing == "file") {
+    if (huge.map_flags != 0) throw Napi::RangeError::New(env, "hugePages of a pool do not go with a file");
     const bool shared = ToBool(Property(options, "shared"), "shared");
     const uint64_t offset = ToUint(Property(options, "offset"), "offset");
     if (offset % 4096 != 0) throw Napi::RangeError::New(env, "offset must be a multiple of 4096");
     Fd fd = OpenFile(env, ToString(Property(options, "path"), "path"), shared, offset, size);
-    mapping_ = Map(env, size, shared ? MAP_SHARED : MAP_PRIVATE, std::move(fd), offset, huge.advise, "file");
+    mapping_ = Map(env, size, shared ? MAP_SHARED : MAP_PRIVATE, std::move(fd), offset, huge, "file");
   } else {
     throw Napi::RangeError::New(env, "backing must be anonymous, memfd or file");
   }
+  info.This().As<Napi::Object>().TypeTag(&kTag);
 }
 
 Mapping& Memory::Open(Napi::Env env) const {
@@ -113,8 +121,7 @@ Mapping& Memory::Open(Napi::Env env) const {
 }
 
 std::shared_ptr<Mapping> Memory::MappingOf(const Napi::Value& value) {
-  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), "memory must be a Memory");
-  Memory* memory = Unwrap(value.As<Napi::Object>());
+  Memory* memory = Unwrap(ToTagged(value, kTag, "memory must be a Memory"));
   memory->Open(value.Env());
   return memory->mapping_;
 }

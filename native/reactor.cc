@@ -87,7 +87,11 @@ void Reactor::Dispatch() {
     auto* watcher = static_cast<Watcher*>(events[i].data.ptr);
     if (watcher == nullptr) continue;
     Napi::HandleScope inner(env);
-    watcher->OnReadable(env);
+    try {
+      watcher->OnReadable(env);
+    } catch (const Napi::Error&) {
+      // Callbacks' own errors do not get here: the environment is shutting down and makes no more values.
+    }
   }
   batch_ = nullptr;
   batch_size_ = 0;

@@ -208,6 +208,7 @@ Napi::Value Vcpu::Translate(const Napi::CallbackInfo& info) {
   if (!info[0].IsBigInt()) throw Napi::TypeError::New(env, "address must be a bigint");
   kvm_translation translation{};
   translation.linear_address = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) throw Napi::RangeError::New(env, "address must be from 0 to 2^64 - 1");
   Ioctl(env, fd, KVM_TRANSLATE, "KVM_TRANSLATE", &translation);
   if (!translation.valid) return env.Undefined();
   return Napi::Number::New(env, static_cast<double>(translation.physical_address));
@@ -217,11 +218,9 @@ Napi::Value Vcpu::Translate(const Napi::CallbackInfo& info) {
 Napi::Value Vcpu::Control(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const std::string what = ToString(info[0], "request");
-  if (what == "nmi") {
-    // May be sent to a running vCPU: that is what it is for.
-    return Napi::Number::New(env, Ioctl(env, Open(env).fd(), KVM_NMI, "KVM_NMI"));
-  }
   const int fd = Parked(env);
+  // Like every request to a vCPU, KVM_NMI waits until KVM_RUN has returned.
+  if (what == "nmi") return Napi::Number::New(env, Ioctl(env, fd, KVM_NMI, "KVM_NMI"));
   if (what == "kvmclockPaused") {
     return Napi::Number::New(env, Ioctl(env, fd, KVM_KVMCLOCK_CTRL, "KVM_KVMCLOCK_CTRL"));
   }
@@ -234,6 +233,8 @@ Napi::Value Vcpu::Control(const Napi::CallbackInfo& info) {
 
 Napi::Value Vcpu::ExitCounts(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
+  // The counts outlive the VM.
+  if (!thread_) ThrowClosed(env, "vCPU");
   auto counts = Napi::Float64Array::New(env, VcpuThread::kReasons);
   for (uint32_t i = 0; i < VcpuThread::kReasons; i++) counts[i] = static_cast<double>(thread_->ExitCount(i));
   return counts;

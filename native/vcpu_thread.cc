@@ -36,15 +36,22 @@ VcpuThread::VcpuThread(VmCore* core, uint32_t index, Fd fd, kvm_run* run, size_t
   sigfillset(&all);
   sigdelset(&all, KickSignal());
   pthread_sigmask(SIG_SETMASK, &all, &old);
-  thread_ = std::thread([this] { Main(); });
+  try {
+    thread_ = std::thread([this] { Main(); });
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &old, nullptr);
+    Release();
+    throw;
+  }
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
   pthread_setname_np(thread_.native_handle(), ("vcpu" + std::to_string(index)).c_str());
 }
 
 VcpuThread::~VcpuThread() {
+  if (run_ == nullptr) return;
   RequestEnd();
   Join();
-  munmap(run_, run_size_);
+  Release();
 }
 
 bool VcpuThread::parked() {
@@ -58,6 +65,9 @@ void VcpuThread::Resume() {
   // A pause that the thread has not seen yet is cancelled with it.
   __atomic_store_n(&run_->immediate_exit, 0, __ATOMIC_RELEASE);
   wish_ = Wish::kRun;
+  // From here on, not from when the thread has woken: a pause that overtakes it is answered all the same, and nobody
+  // touches registers meanwhile.
+  parked_ = false;
   changed_.notify_all();
 }
 
@@ -79,6 +89,12 @@ void VcpuThread::Join() {
   if (thread_.joinable()) thread_.join();
 }
 
+void VcpuThread::Release() {
+  if (run_ != nullptr) munmap(run_, run_size_);
+  run_ = nullptr;
+  fd_.Reset();
+}
+
 // KVM looks at immediate_exit on entry, the signal ends a KVM_RUN that is under way: no gap between the two.
 void VcpuThread::Kick() {
   __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_RELEASE);
@@ -89,10 +105,8 @@ void VcpuThread::Main() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      parked_ = true;
-      changed_.wait(lock, [this] { return wish_ != Wish::kPark; });
+      changed_.wait(lock, [this] { return wish_ == Wish::kEnd || !parked_; });
       if (wish_ == Wish::kEnd) return;
-      parked_ = false;
     }
     if (!RunGuest()) return;
   }

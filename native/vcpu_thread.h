@@ -35,6 +35,8 @@ class VcpuThread {
   void RequestPause();
   void RequestEnd();
   void Join();
+  // After Join(): lets go of the descriptor and of struct kvm_run, each of which holds the kernel's whole VM.
+  void Release();
   uint64_t ExitCount(uint32_t reason) const { return exits_[reason].load(std::memory_order_relaxed); }
   static constexpr uint32_t kReasons = 64;
 

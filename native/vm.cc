@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <system_error>
 
 #include "arguments.h"
 #include "error.h"
@@ -21,6 +22,8 @@ namespace {
 
 // KVM_MAX_IRQ_ROUTES of the kernel
 constexpr size_t kMaxRoutes = 4096;
+// Shadows are ordinary memory: PCI Express configuration space, the largest there is, takes this much.
+constexpr uint64_t kMaxShadow = uint64_t{1} << 28;
 
 struct VmState {
   const char* name;
@@ -63,6 +66,12 @@ std::vector<Mode> ToModes(const Napi::Value& value, const char* name, uint64_t s
     modes.push_back(static_cast<Mode>(bytes.data[i]));
   }
   return modes;
+}
+
+Space ToSpace(const Napi::Value& value) {
+  const std::string space = ToString(value, "space");
+  if (space != "pio" && space != "mmio") throw Napi::RangeError::New(value.Env(), "space must be pio or mmio");
+  return space == "pio" ? Space::kPio : Space::kMmio;
 }
 
 bool NeedsShadow(const std::vector<ReadMode>& modes) {
@@ -207,7 +216,7 @@ void Vm::EnableCapability(const Napi::CallbackInfo& info) {
 void Vm::Setup(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int fd = Open(env);
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   uint64_t identity = ToUint(Property(options, "identityMapAddress"), "identityMapAddress");
   Ioctl(env, fd, KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity);
   Ioctl(env, fd, KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR",
@@ -226,7 +235,7 @@ void Vm::Setup(const Napi::CallbackInfo& info) {
 void Vm::SetMemory(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int fd = Open(env);
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   kvm_userspace_memory_region region{};
   region.slot = ToUint32(Property(options, "slot"), "slot", 0x7fff);
   region.guest_phys_addr = ToUint(Property(options, "address"), "address");
@@ -244,22 +253,20 @@ void Vm::SetMemory(const Napi::CallbackInfo& info) {
   }
   Ioctl(env, fd, KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &region);
   if (mapping) {
-    core_->slots[region.slot] = std::move(mapping);
+    core_->slots[region.slot] = {std::move(mapping), region.memory_size / 4096};
   } else {
     core_->slots.erase(region.slot);
   }
 }
 
-// One bit for each page written since the last call; `pages` is the slot's size.
+// One bit for each page of the slot that was written since the last call, in whole 64-bit words.
 Napi::Value Vm::DirtyLog(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   kvm_dirty_log log{};
   log.slot = ToUint32(info[0], "slot");
   const auto slot = core_->slots.find(log.slot);
   if (slot == core_->slots.end()) throw Napi::RangeError::New(env, "there is no such memory slot");
-  // The kernel writes whole 64-bit words for the slot, which is at most as large as its memory.
-  const uint64_t words = (slot->second->size() / 4096 + 63) / 64;
-  auto bitmap = Napi::Uint8Array::New(env, words * 8);
+  auto bitmap = Napi::Uint8Array::New(env, (slot->second.pages + 63) / 64 * 8);
   log.dirty_bitmap = bitmap.Data();
   Ioctl(env, Open(env), KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
   return bitmap;
@@ -267,7 +274,7 @@ Napi::Value Vm::DirtyLog(const Napi::CallbackInfo& info) {
 
 void Vm::Irqfd(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   kvm_irqfd irqfd{};
   irqfd.fd = static_cast<uint32_t>(ToFd(Property(options, "fd"), "fd"));
   irqfd.gsi = ToUint32(Property(options, "gsi"), "gsi");
@@ -281,12 +288,12 @@ void Vm::Irqfd(const Napi::CallbackInfo& info) {
 
 void Vm::Ioeventfd(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   kvm_ioeventfd event{};
   event.fd = ToFd(Property(options, "fd"), "fd");
   event.addr = ToUint(Property(options, "address"), "address");
   event.len = ToUint32(Property(options, "size"), "size", 8);
-  if (ToString(Property(options, "space"), "space") == "pio") event.flags |= KVM_IOEVENTFD_FLAG_PIO;
+  if (ToSpace(Property(options, "space")) == Space::kPio) event.flags |= KVM_IOEVENTFD_FLAG_PIO;
   if (options.Has("datamatch")) {
     event.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
     event.datamatch = ToUint(options.Get("datamatch"), "datamatch");
@@ -317,14 +324,17 @@ void Vm::SetRouting(const Napi::CallbackInfo& info) {
   Ioctl(env, Open(env), kSetGsiRouting, "KVM_SET_GSI_ROUTING", table.data());
 }
 
-// True where a vCPU took the interrupt, false where it was blocked.
+// True where a vCPU took the interrupt, false where it was blocked or the guest named none that is there.
 Napi::Value Vm::SignalMsi(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   kvm_msi msi{};
   msi.address_lo = ToUint32(info[0], "address");
   msi.address_hi = ToUint32(info[1], "address");
   msi.data = ToUint32(info[2], "data");
-  return Napi::Boolean::New(env, Ioctl(env, Open(env), KVM_SIGNAL_MSI, "KVM_SIGNAL_MSI", &msi) > 0);
+  const int delivered = ioctl(Open(env), KVM_SIGNAL_MSI, &msi);
+  // A message to no processor is the guest's mistake; the kernel's answer to it, -1, arrives here as EPERM.
+  if (delivered < 0 && errno != EPERM) ThrowErrno(env, errno, "ioctl", "KVM_SIGNAL_MSI");
+  return Napi::Boolean::New(env, delivered > 0);
 }
 
 Napi::Value Vm::GetState(const Napi::CallbackInfo& info) {
@@ -351,12 +361,10 @@ void Vm::SetState(const Napi::CallbackInfo& info) {
 Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Open(env);
-  const auto options = info[0].As<Napi::Object>();
+  const auto options = ToObject(info[0], "options");
   auto region = std::make_shared<Region>();
   region->id = next_region_;
-  const std::string space = ToString(Property(options, "space"), "space");
-  if (space != "pio" && space != "mmio") throw Napi::RangeError::New(env, "space must be pio or mmio");
-  region->space = space == "pio" ? Space::kPio : Space::kMmio;
+  region->space = ToSpace(Property(options, "space"));
   region->base = ToUint(Property(options, "base"), "base");
   region->size = ToUint(Property(options, "size"), "size", uint64_t{1} << 32);
   if (region->size == 0) throw Napi::RangeError::New(env, "size must be above 0");
@@ -369,6 +377,7 @@ Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
   region->counter_bits = ToUint32(Property(options, "counterBits"), "counterBits", 32);
   Napi::Object result = Napi::Object::New(env);
   if (NeedsShadow(region->reads)) {
+    if (region->size > kMaxShadow) throw Napi::RangeError::New(env, "a region with a shadow has at most 256 MiB");
     region->shadow = std::make_shared<std::vector<uint8_t>>(region->size);
     result.Set("shadow", Napi::ArrayBuffer::New(
                              env, region->shadow->data(), region->size,
@@ -411,8 +420,13 @@ Napi::Value Vm::CreateVcpu(const Napi::CallbackInfo& info) {
   Fd fd(Ioctl(env, Open(env), KVM_CREATE_VCPU, "KVM_CREATE_VCPU", index));
   void* run = mmap(nullptr, core_->run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (run == MAP_FAILED) ThrowErrno(env, errno, "mmap", "vCPU run structure");
-  auto thread =
-      std::make_shared<VcpuThread>(core_.get(), index, std::move(fd), static_cast<kvm_run*>(run), core_->run_size());
+  std::shared_ptr<VcpuThread> thread;
+  try {
+    thread =
+        std::make_shared<VcpuThread>(core_.get(), index, std::move(fd), static_cast<kvm_run*>(run), core_->run_size());
+  } catch (const std::system_error& error) {
+    ThrowErrno(env, error.code().value(), "pthread_create", "vCPU thread");
+  }
   core_->vcpus.push_back(thread);
   return Vcpu::Create(env, core_, std::move(thread));
 }

@@ -19,6 +19,7 @@ void VmCore::Close() {
   channel.Close();
   for (auto& vcpu : vcpus) vcpu->RequestEnd();
   for (auto& vcpu : vcpus) vcpu->Join();
+  for (auto& vcpu : vcpus) vcpu->Release();
   vcpus.clear();
   vm_.Reset();
   slots.clear();

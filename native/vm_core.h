@@ -34,7 +34,12 @@ class VmCore {
 
   RegionMap regions;
   Channel channel;
-  std::map<uint32_t, std::shared_ptr<Mapping>> slots;
+  struct Slot {
+    std::shared_ptr<Mapping> mapping;
+    // of 4 KiB
+    uint64_t pages;
+  };
+  std::map<uint32_t, Slot> slots;
   std::vector<std::shared_ptr<VcpuThread>> vcpus;
   std::atomic<uint64_t> unclaimed{0};
 

@@ -21,7 +21,9 @@ export function decodeCpuid(bytes: Uint8Array): CpuidEntry[] {
   if (bytes.length !== HEADER_SIZE + count * ENTRY_SIZE) throw new RangeError('CPUID table of a wrong size');
   return Array.from({ length: count }, (_, i) => {
     const at = HEADER_SIZE + i * ENTRY_SIZE;
-    return Object.fromEntries(FIELDS.map((name, n) => [name, view.getUint32(at + 4 * n, true)])) as CpuidEntry;
+    return Object.fromEntries(
+      FIELDS.map((name, n) => [name, view.getUint32(at + 4 * n, true)]),
+    ) as CpuidEntry;
   });
 }
 

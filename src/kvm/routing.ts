@@ -11,8 +11,10 @@ const IOAPIC = 2;
 const IOAPIC_PINS = 24;
 const HEADER_SIZE = 8;
 const ENTRY_SIZE = 48;
+/** GSIs 0 to 15 have a route to a PIC, all but GSI 2 have one to the IOAPIC. */
+const CHIP_ROUTES = 16 + IOAPIC_PINS - 1;
 /** KVM_MAX_IRQ_ROUTES, less what the chips take */
-const GSI_LIMIT = 4096;
+const MESSAGE_LIMIT = 4096 - CHIP_ROUTES;
 
 /** A message: a write of `data` to `address`. */
 export type MsiMessage = { readonly addressLow: number; readonly addressHigh: number; readonly data: number };
@@ -28,9 +30,9 @@ export class IrqRouting {
 
   /** Takes a free GSI for a message. @throws RangeError where all are taken */
   allocate(message: MsiMessage): number {
+    if (this.#messages.size >= MESSAGE_LIMIT) throw new RangeError('the VM has no interrupt route left');
     let gsi = IOAPIC_PINS;
     while (this.#messages.has(gsi)) gsi++;
-    if (gsi >= GSI_LIMIT) throw new RangeError('the VM has no interrupt route left');
     this.update(gsi, message);
     return gsi;
   }

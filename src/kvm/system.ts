@@ -48,12 +48,16 @@ export class Kvm {
  */
 export function openKvm(path = '/dev/kvm'): Kvm {
   const kvm = new Kvm(path);
-  const version = kvm.apiVersion();
-  const missing =
-    version === API_VERSION ? kvm.missingCapabilities() : [`API version ${API_VERSION} (it has ${version})`];
-  if (missing.length > 0) {
+  try {
+    const version = kvm.apiVersion();
+    const missing =
+      version === API_VERSION
+        ? kvm.missingCapabilities()
+        : [`API version ${API_VERSION} (it has ${version})`];
+    if (missing.length > 0) throw new KvmCapabilityError(missing);
+  } catch (error) {
     kvm.close();
-    throw new KvmCapabilityError(missing);
+    throw error;
   }
   return kvm;
 }

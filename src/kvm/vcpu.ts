@@ -30,26 +30,35 @@ export type MsrResult = { readonly values: Map<number, bigint>; readonly refused
 export class Vcpu {
   readonly index: number;
   readonly native: NativeVcpu;
+  readonly #onResume: () => void;
   #running = false;
   #pausing: { promise: Promise<void>; done: () => void } | undefined;
+  /** resumed while it was about to pause */
+  #resumeAgain = false;
 
-  constructor(index: number, handle: NativeVcpu) {
+  /** @param onResume called before the thread runs */
+  constructor(index: number, handle: NativeVcpu, onResume: () => void) {
     this.index = index;
     this.native = handle;
+    this.#onResume = onResume;
   }
 
   get running(): boolean {
     return this.#running;
   }
 
+  /** Lets it run. After a {@link pause} that is still under way, it does as soon as it has come to rest. */
   resume(): void {
+    if (this.#pausing !== undefined) this.#resumeAgain = true;
     if (this.#running) return;
+    this.#onResume();
     this.#running = true;
     this.native.resume();
   }
 
   /** Resolves when the vCPU rests between two instructions, its last access complete. */
   pause(): Promise<void> {
+    this.#resumeAgain = false;
     if (!this.#running) return Promise.resolve();
     if (this.#pausing === undefined) {
       let done: () => void = () => undefined;
@@ -60,12 +69,14 @@ export class Vcpu {
     return this.#pausing.promise;
   }
 
-  /** The vCPU's thread has come to rest, for whatever reason. Called by the VM. */
-  rested(): void {
+  /** The vCPU's thread has come to rest: as asked to, by itself, or for good. Called by the VM. */
+  rested(why: 'paused' | 'exit' | 'closed'): void {
     this.#running = false;
     const pausing = this.#pausing;
     this.#pausing = undefined;
     pausing?.done();
+    if (this.#resumeAgain && why === 'paused') this.resume();
+    this.#resumeAgain = false;
   }
 
   regs(): GeneralRegisters {

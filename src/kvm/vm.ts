@@ -49,8 +49,6 @@ export class KvmVm implements Bus {
     throw error;
   };
   readonly #regions = new Map<number, BusRegion>();
-  /** names of all regions there ever were: counters outlive a move */
-  readonly #names = new Map<number, string>();
   readonly #vcpus: Vcpu[] = [];
   readonly #posted: Uint32Array;
   #closed = false;
@@ -60,19 +58,26 @@ export class KvmVm implements Bus {
     this.native = new (native().Vm)(kvm.native);
     this.#posted = new Uint32Array(this.native.postedBuffer());
     const irqchip = options.irqchip ?? true;
-    this.native.setup({
-      identityMapAddress: options.identityMapAddress,
-      tssAddress: options.tssAddress,
-      irqchip,
-      pit: irqchip && (options.pit ?? true),
+    this.routing = new IrqRouting((table) => {
+      if (!this.#closed) this.native.setRouting(table);
     });
-    this.routing = new IrqRouting((table) => this.native.setRouting(table));
-    if (irqchip) this.routing.apply();
+    try {
+      this.native.setup({
+        identityMapAddress: options.identityMapAddress,
+        tssAddress: options.tssAddress,
+        irqchip,
+        pit: irqchip && (options.pit ?? true),
+      });
+      if (irqchip) this.routing.apply();
+    } catch (error) {
+      this.native.close();
+      throw error;
+    }
     this.native.onPosted = (count) => this.#drain(count);
     this.native.onTrapRead = (id, offset, size) => this.#read(id, offset, size as AccessSize);
     this.native.onTrapWrite = (id, offset, size, value) => this.#write(id, offset, size as AccessSize, value);
     this.native.onVcpuEvent = (index, kind, reason, errno, detail) => {
-      this.#vcpus[index]?.rested();
+      this.#vcpus[index]?.rested(kind);
       this.#settle();
       if (kind === 'exit') this.onExit({ vcpu: index, reason, errno, detail });
     };
@@ -108,7 +113,7 @@ export class KvmVm implements Bus {
   /** @throws KvmError */
   createVcpu(): Vcpu {
     const index = this.#vcpus.length;
-    const vcpu = new Vcpu(index, this.native.createVcpu(index));
+    const vcpu = new Vcpu(index, this.native.createVcpu(index), () => this.native.setActive(true));
     this.#vcpus.push(vcpu);
     return vcpu;
   }
@@ -116,7 +121,6 @@ export class KvmVm implements Bus {
   /** Lets all vCPUs run. */
   resume(): void {
     if (this.#closed) return;
-    this.native.setActive(true);
     for (const vcpu of this.#vcpus) vcpu.resume();
   }
 
@@ -144,7 +148,6 @@ export class KvmVm implements Bus {
       counterBits: region.counter?.bits ?? 32,
     });
     this.#regions.set(id, region);
-    this.#names.set(id, region.name);
     return {
       shadow: shadow === undefined ? new Uint8Array(0) : new Uint8Array(shadow),
       remove: () => {
@@ -166,12 +169,12 @@ export class KvmVm implements Bus {
     };
   }
 
-  /** Accesses by region since the VM was created, those that no device claimed as `unclaimed`. */
+  /** Accesses by region since it was added, those that no device claimed as `unclaimed`. */
   counters(): RegionCount[] {
     const rows = this.native.counters();
     const counts: RegionCount[] = [];
     for (let at = 0; at < rows.length; at += 4) {
-      const name = this.#names.get(rows[at]!) ?? 'unclaimed';
+      const name = this.#regions.get(rows[at]!)?.name ?? 'unclaimed';
       counts.push({ name, reads: rows[at + 1]!, writes: rows[at + 2]!, waits: rows[at + 3]! });
     }
     return counts;
@@ -182,7 +185,7 @@ export class KvmVm implements Bus {
     if (this.#closed) return;
     this.#closed = true;
     this.native.close();
-    for (const vcpu of this.#vcpus) vcpu.rested();
+    for (const vcpu of this.#vcpus) vcpu.rested('closed');
     this.#regions.clear();
   }
 
@@ -202,8 +205,19 @@ export class KvmVm implements Bus {
         if (kind >= CONSUMED) region.consumed?.(offset, (kind - CONSUMED) as AccessSize);
         else region.write?.(offset, kind as AccessSize, posted[at + 3]!);
       } catch (error) {
-        this.onDeviceError(region, error);
+        this.#report(region, error);
       }
+    }
+  }
+
+  /** What `onDeviceError` throws must not cost other devices the accesses that are delivered with this one. */
+  #report(region: BusRegion, error: unknown): void {
+    try {
+      this.onDeviceError(region, error);
+    } catch (uncaught) {
+      queueMicrotask(() => {
+        throw uncaught;
+      });
     }
   }
 
@@ -212,7 +226,7 @@ export class KvmVm implements Bus {
     try {
       return region?.read?.(offset, size) ?? 0xffff_ffff;
     } catch (error) {
-      if (region) this.onDeviceError(region, error);
+      if (region) this.#report(region, error);
       return 0xffff_ffff;
     }
   }
@@ -222,7 +236,7 @@ export class KvmVm implements Bus {
     try {
       region?.write?.(offset, size, value);
     } catch (error) {
-      if (region) this.onDeviceError(region, error);
+      if (region) this.#report(region, error);
     }
   }
 }
