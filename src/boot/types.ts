@@ -25,10 +25,14 @@ export type EntryState = {
 export class BootError extends Error {
   override readonly name = 'BootError';
   readonly code:
+    /** cannot be opened or read, or is no regular file */
+    | 'EKERNEL_FILE'
     | 'EKERNEL_FORMAT'
     | 'EKERNEL_TRUNCATED'
     | 'EKERNEL_ARCH'
     | 'EKERNEL_UNSUPPORTED'
+    /** packed data that does not unpack, or to more than it may */
+    | 'EKERNEL_PACKED'
     | 'ENO_ROOM'
     | 'ECMDLINE'
     | 'EINITRD';
