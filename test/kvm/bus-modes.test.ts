@@ -1,31 +1,16 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import type { BusRegion, ReadMode, WriteMode } from '../../src/kvm/bus.ts';
-import { EXIT } from '../../src/kvm/constants.ts';
-import { tinyVm, type TinyVm } from '../support/real-mode.ts';
-import { HLT, real } from '../support/x86.ts';
+import { runToHalt, tinyGuests } from '../support/tiny-guests.ts';
+import { real } from '../support/x86.ts';
 
 const PORT = 0x500;
 /** where the guests leave what they read */
 const OUT = 0x600;
-/** RAM ends below it, so that real mode reaches what is no RAM */
 const MMIO = 0xd0000;
-const RAM = 0x80000;
 
-const open: TinyVm[] = [];
-afterEach(() => {
-  for (const tiny of open.splice(0)) {
-    tiny.vm.close();
-    tiny.ram.close();
-  }
-});
+const guest = tinyGuests();
 
 type Log = (readonly [string, ...number[]])[];
-
-function guest(...code: readonly (readonly number[])[]): TinyVm {
-  const tiny = tinyVm([...code.flat(), HLT], RAM);
-  open.push(tiny);
-  return tiny;
-}
 
 /** A region on `size` ports that logs its calls and answers reads with 0x11223344. */
 function logging(reads: ReadMode, writes: WriteMode, log: Log, more: Partial<BusRegion> = {}): BusRegion {
@@ -44,10 +29,6 @@ function logging(reads: ReadMode, writes: WriteMode, log: Log, more: Partial<Bus
     consumed: (offset, size) => void log.push(['consumed', offset, size]),
     ...more,
   };
-}
-
-async function runToHalt({ run }: TinyVm): Promise<void> {
-  expect((await run()).reason).toBe(EXIT.hlt);
 }
 
 describe('trap', () => {
