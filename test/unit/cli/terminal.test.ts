@@ -1,12 +1,9 @@
-import { existsSync } from 'node:fs';
-
 import { describe, expect, it } from 'vitest';
 
 import { bundle } from './support/bundle.ts';
-import { PseudoTerminal } from './support/pseudo-terminal.ts';
+import { haveScript, PseudoTerminal } from './support/pseudo-terminal.ts';
 
 const PROGRAM = bundle('session-program.ts');
-const haveScript = existsSync('/usr/bin/script');
 
 describe.skipIf(!haveScript)('a real terminal', () => {
   /** Ends a session in some way and expects its status, and the terminal as it was. */

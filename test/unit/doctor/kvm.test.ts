@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { probeCheck } from '../../../src/manager/doctor/guest-probe.ts';
+import { guestProbeCheck, probeCheck } from '../../../src/manager/doctor/guest-probe.ts';
 import { factChecks, kvmApiChecks } from '../../../src/manager/doctor/kvm-api.ts';
 import { fakeHost } from './fake-host.ts';
 
@@ -59,6 +59,21 @@ describe('the guest probe', () => {
     expect(probeCheck({ usable: true, checks: [msr], milliseconds: 4.2 })).toMatchObject({
       status: 'ok',
       detail: 'run here (probed in 5 ms)',
+    });
+  });
+
+  it('that never ends does not hang the doctor', async () => {
+    expect(await guestProbeCheck(() => new Promise(() => undefined), 20)).toMatchObject({
+      status: 'missing',
+      detail: 'the probe guest did not come to an end within 0.02 s',
+    });
+  });
+
+  it('that cannot run says why', async () => {
+    const check = await guestProbeCheck(() => Promise.reject(new Error('KVM on this host lacks X')));
+    expect(check).toMatchObject({
+      status: 'missing',
+      detail: 'the probe did not run: KVM on this host lacks X',
     });
   });
 });

@@ -1,7 +1,10 @@
 import { type ChildProcessWithoutNullStreams, execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+
+/** Whether script(1) is there: bsdutils in Debian, util-linux elsewhere. */
+export const haveScript = existsSync('/usr/bin/script');
 
 /**
  * The session program in a pseudo terminal that script(1) makes, under a shell that notes the terminal's settings

@@ -1,0 +1,71 @@
+import { Command, CommanderError } from 'commander';
+
+import { addDoctor } from './doctor.ts';
+import { UsageError } from './errors.ts';
+import { EXIT, type ExitCode, exitCodeHelp } from './exit-codes.ts';
+import { packageVersion } from './package-version.ts';
+import { addRun } from './run.ts';
+import { addVersion } from './version.ts';
+import { exampleHelp } from './verb.ts';
+
+const EXAMPLES = [
+  'tsvm doctor                                         check this machine',
+  'tsvm run --kernel vmlinuz --initrd initrd.img       boot a kernel; Ctrl-] q leaves it',
+  'tsvm run --help                                     all options of a command',
+];
+
+/** What a command line comes to; `debug` holds also where the verb threw. */
+export type Outcome = { readonly code: ExitCode; readonly debug: boolean; readonly error?: unknown };
+
+/** Runs the command line `args`, without the names of Node and of tsvm. Never rejects. */
+export async function runProgram(args: readonly string[]): Promise<Outcome> {
+  let code: ExitCode = EXIT.ok;
+  let debug = false;
+  const program = new Command('tsvm')
+    .description('Runs Linux guests in virtual machines, on KVM.')
+    .version(packageVersion(), '-V, --version', 'print the version of tsvm')
+    .option('--debug', 'print the stack trace of an error')
+    .enablePositionalOptions()
+    .exitOverride()
+    // A usage error is printed with all the others, from the CommanderError.
+    .configureOutput({ outputError: () => undefined })
+    .addHelpText('after', `${exampleHelp(EXAMPLES)}\n\n${exitCodeHelp()}`)
+    .hook('preAction', (_, verb) => {
+      debug = verb.optsWithGlobals<{ debug?: true }>().debug === true;
+    });
+  const done = (status: ExitCode): void => {
+    code = status;
+  };
+  addRun(program, done);
+  addDoctor(program, done);
+  addVersion(program, done);
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return { code, debug };
+  } catch (error) {
+    if (!(error instanceof CommanderError)) {
+      return { code: isUsage(error) ? EXIT.usage : EXIT.failed, debug, error };
+    }
+    if (error.exitCode === 0) return { code: EXIT.ok, debug };
+    // Called without a verb, commander has printed the help.
+    if (error.code === 'commander.help') return { code: EXIT.usage, debug };
+    return { code: EXIT.usage, debug, error: usageError(error, args) };
+  }
+}
+
+/** An option that only the VMM can judge is told by its code. */
+function isUsage(error: unknown): boolean {
+  if (error instanceof UsageError) return true;
+  return error instanceof Error && 'code' in error && error.code === 'EOPTION';
+}
+
+/** Commander's message, with its suggestion as the hint. */
+function usageError(error: CommanderError, args: readonly string[]): UsageError {
+  const [message = '', suggestion] = error.message
+    .replace(/^error: /, '')
+    .replace(' is invalid. ', ' is invalid: ')
+    .split(/\n\(?/);
+  const didYouMean = suggestion?.replace(/^Did you mean (.*?)\?\)?$/, 'did you mean $1?');
+  const verb = args[0] !== undefined && /^[a-z]+$/.test(args[0]) && error.code !== 'commander.unknownCommand';
+  return new UsageError(message, didYouMean ?? `see 'tsvm ${verb ? `${args[0]} ` : ''}--help'`);
+}

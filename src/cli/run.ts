@@ -1,0 +1,105 @@
+import type { Command } from 'commander';
+
+import { MAX_VCPUS } from '../boot/layout.ts';
+import type { RunningVm, VmOptions } from '../vmm/types.ts';
+import { UsageError } from './errors.ts';
+import { escapeHelp } from './escape.ts';
+import { parseSize } from './sizes.ts';
+import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
+
+/** What commander makes of the command line. */
+type RunFlags = {
+  readonly kernel?: string;
+  readonly initrd?: readonly string[];
+  readonly cmdline?: string;
+  readonly mem?: number;
+  readonly cpus?: number;
+  readonly cpu?: string;
+  readonly timeout?: number;
+  readonly timings?: true;
+  readonly reboot: boolean;
+  readonly unpackKernel: boolean;
+};
+
+/** setTimeout counts milliseconds in 31 bits. */
+const LONGEST_TIMEOUT = Math.floor((2 ** 31 - 1) / 1000);
+
+const EXAMPLES = [
+  'tsvm run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0 quiet"',
+  'tsvm run --kernel vmlinuz --initrd base.img --initrd extra.img --mem 2G --cpus 2',
+  'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
+];
+
+const CONSOLE_HELP = `
+The terminal is the guest's serial console, in raw mode: all keys go to the guest but Ctrl-].
+${escapeHelp()}
+
+A serial line does not carry the size of the terminal: after a resize Ctrl-] s tells a shell in the guest.
+Where standard input is not a terminal, all of it goes to the guest, and its end does not end the VM.`;
+
+function seconds(text: string): number {
+  const value = Number(text);
+  if (!/^\d+(\.\d+)?$/.test(text) || value === 0 || value > LONGEST_TIMEOUT) {
+    throw new RangeError(`not a number of seconds above 0, at most ${LONGEST_TIMEOUT}`);
+  }
+  return value;
+}
+
+function vmOptions(flags: RunFlags): VmOptions {
+  // Commander would complain of this before it does of a misspelt --kernel.
+  if (flags.kernel === undefined) throw new UsageError('--kernel is required', "see 'tsvm run --help'");
+  return {
+    kernel: flags.kernel,
+    unpackKernel: flags.unpackKernel,
+    noReboot: !flags.reboot,
+    ...(flags.initrd !== undefined && { initrds: flags.initrd }),
+    ...(flags.cmdline !== undefined && { cmdline: flags.cmdline }),
+    ...(flags.mem !== undefined && { memory: flags.mem }),
+    ...(flags.cpus !== undefined && { cpus: flags.cpus }),
+    ...(flags.cpu !== undefined && { cpu: flags.cpu }),
+  };
+}
+
+async function startVm(options: VmOptions): Promise<RunningVm> {
+  const vm = await import('../vmm/vm.ts');
+  return vm.startVm(options);
+}
+
+/** `tsvm run`: boots a kernel in the foreground. */
+export function addRun(program: Command, done: Done, start = startVm): void {
+  addVerb(program, 'run', 'boot a kernel in the foreground', EXAMPLES)
+    .option('--kernel <file>', 'bzImage or vmlinux to boot (required)')
+    .option('--initrd <file>', 'initial RAM disk; may be given again, they are joined in order', collect)
+    .option('--cmdline <text>', 'kernel command line (default: "console=ttyS0")')
+    .option('--mem <size>', 'RAM, such as 768M or 1.5G (default: 512M)', argument(parseSize))
+    .option('--cpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS} (default: 1)`, wholeNumber(1, MAX_VCPUS))
+    .option('--cpu <features>', 'CPU features to add and to hide, such as +avx2,-rdrand')
+    .option('--timeout <seconds>', 'end the VM after this time, with exit status 124', argument(seconds))
+    .option('--no-reboot', 'end where the guest reboots, with exit status 4')
+    .option('--no-unpack-kernel', 'let the guest unpack its kernel itself')
+    .option('--timings', 'tell on standard error how long the start took')
+    .addHelpText('after', CONSOLE_HELP)
+    .action(async (flags: RunFlags) => {
+      const { runSession } = await import('./run-session.ts');
+      const { timeout, timings = false } = flags;
+      const request = {
+        start,
+        options: vmOptions(flags),
+        timings,
+        ...(timeout !== undefined && { timeout }),
+      };
+      done(
+        await runSession(request, {
+          stdin: process.stdin,
+          stdout: process.stdout,
+          stderr: process.stderr,
+          process,
+          stopProcess: () => process.kill(process.pid, 'SIGSTOP'),
+        }),
+      );
+    });
+}
+
+function collect(value: string, previous: readonly string[] = []): readonly string[] {
+  return [...previous, value];
+}
