@@ -63,7 +63,11 @@ export const PORT = {
   i8042Status: 0x64,
   cmosIndex: 0x70,
   cmosData: 0x71,
+  /** system control port A: fast A20 and reset */
+  systemControlA: 0x92,
   com1: 0x3f8,
+  /** pvpanic, ACPI device QEMU0001, 1 byte */
+  pvpanic: 0x505,
   /** PM1a event block: status and enable, 2 bytes each */
   pm1aEvent: 0x600,
   /** PM1a control block, 2 bytes */

@@ -157,6 +157,28 @@ describe('damaged data is refused', () => {
   );
 });
 
+test('a good kernel unpacks with zstd after many damaged ones', async (context) => {
+  const packed = compress(context, 'zstd', ['-q', '-c'], concat([vmlinux, pattern(2_000_000, 5)]));
+  for (let i = 0; i < 30; i++) {
+    const damaged = packed.slice();
+    damaged[20 + i * 50]! ^= 0x55;
+    await expectBootRejection(unpack(damaged), 'EKERNEL_PACKED', /corrupt|too early|frames/);
+  }
+  expect((await unpack(packed)).bytes).toHaveLength(vmlinux.length + 2_000_000);
+});
+
+test('zstd frames without their size, several and a skippable one, unpack in order', async (context) => {
+  const half = vmlinux.length >> 1;
+  const args = ['-q', '-c', '--no-content-size', '--no-check'];
+  const skippable = Uint8Array.of(0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3);
+  const packed = concat([
+    compress(context, 'zstd', args, vmlinux.subarray(0, half)),
+    skippable,
+    compress(context, 'zstd', args, vmlinux.subarray(half)),
+  ]);
+  expect(Buffer.compare((await unpack(packed)).bytes, vmlinux)).toBe(0);
+});
+
 describe('a bomb is refused at the limit', () => {
   const bomb = (context: Parameters<typeof compress>[0], tool: string, args: string[]): Uint8Array =>
     compress(context, tool, args, new Uint8Array(64 * 2 ** 20));
