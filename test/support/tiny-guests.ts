@@ -1,6 +1,6 @@
 import { afterEach, expect } from 'vitest';
 import { EXIT } from '../../src/kvm/constants.ts';
-import type { Vcpu } from '../../src/kvm/vcpu.ts';
+import type { Vcpu, VcpuExit } from '../../src/kvm/vcpu.ts';
 import { CODE, startRealMode, tinyVm, type TinyVm } from './real-mode.ts';
 import { HLT } from './x86.ts';
 
@@ -23,8 +23,8 @@ export function tinyGuests(): (...code: readonly (readonly number[])[]) => TinyV
   };
 }
 
-export async function runToHalt({ run }: TinyVm): Promise<void> {
-  expect((await run()).reason).toBe(EXIT.hlt);
+export async function runToHalt(guest: { run(): Promise<VcpuExit> }): Promise<void> {
+  expect((await guest.run()).reason).toBe(EXIT.hlt);
 }
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
