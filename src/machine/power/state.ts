@@ -1,0 +1,20 @@
+import * as v from 'valibot';
+
+import { byte, checkState, unsigned } from '../device-state.ts';
+
+const schema = v.strictObject({
+  pm1: v.strictObject({
+    status: unsigned(0xffff),
+    enable: unsigned(0xffff),
+    control: unsigned(0xffff),
+  }),
+  resetControl: byte,
+  systemControlA: byte,
+});
+
+export type PowerState = v.InferOutput<typeof schema>;
+
+/** @throws DeviceStateError */
+export function checkPowerState(data: unknown): PowerState {
+  return checkState('power', schema, data);
+}
