@@ -4,7 +4,10 @@ import { cachedUnpack, kernelCacheDir } from './unpack-cache.ts';
 import { unpackKernel } from './unpack.ts';
 
 export type OpenKernelOptions = {
-  /** unpack the kernel in a bzImage here, once, instead of each time in the guest; default true */
+  /**
+   * unpack the kernel in a bzImage here, once, instead of each time in the guest; default true. The guest then has no
+   * KASLR for the kernel image: it is the unpacking code in the bzImage that chooses another address and relocates.
+   */
   readonly unpack?: boolean;
   /** where unpacked kernels are kept; default {@link kernelCacheDir} */
   readonly cacheDir?: string;
