@@ -2,6 +2,7 @@ import { build } from 'esbuild';
 import { join } from 'node:path';
 import { initramfsFile } from '../../images/debian/initramfs.ts';
 import { kernelOf } from '../../images/debian/kernel.ts';
+import { vmlinuxOf } from '../../images/debian/vmlinux.ts';
 
 /** Not the cloud flavour: it has kvm-amd but no 9p. */
 const KERNEL = 'linux-image-amd64';
@@ -25,6 +26,8 @@ const COMMAND_LINE = [
     'nokaslr',
   ],
   ...['apparmor=0', 'audit=0', 'random.trust_cpu=on', 'cryptomgr.notests', 'rcupdate.rcu_expedited=1'],
+  // TCG before QEMU 8 keeps translated code by its virtual address: a program is to be where it was the last time.
+  'norandmaps',
 ].join(' ');
 
 export type Level1 = { readonly kernel: string; readonly initrd: string; readonly commandLine: string };
@@ -50,7 +53,7 @@ export async function prepareLevel1(dir: string, shared: string): Promise<Level1
     init: initScript(shared, [process.execPath, agent]),
     modules: { kernel, names: MODULES },
   });
-  return { kernel: kernel.vmlinuz, initrd, commandLine: COMMAND_LINE };
+  return { kernel: (await vmlinuxOf(kernel)) ?? kernel.vmlinuz, initrd, commandLine: COMMAND_LINE };
 }
 
 /**
