@@ -39,8 +39,11 @@ export const PCI_HOLE = 0xc000_0000;
 export const PCI_HOLE_END = 0x1_0000_0000;
 /** 32-bit window for PCI BARs */
 export const PCI_MMIO32 = { base: 0xc000_0000, size: 0x2000_0000 } as const;
-/** PCI Express configuration space (ECAM), 256 buses of 1 MiB, named by MCFG */
-export const PCI_ECAM = { base: 0xe000_0000, size: 0x1000_0000 } as const;
+/**
+ * PCI Express configuration space (ECAM), 1 MiB a bus, named by MCFG: one bus. Linux looks for devices on every bus
+ * that MCFG names, a port access or two for each of 32 devices; 256 buses would cost a boot 16000 exits.
+ */
+export const PCI_ECAM = { base: 0xe000_0000, size: MIB } as const;
 /** virtio-mmio transports, one page each */
 export const VIRTIO_MMIO = { base: 0xfeb0_0000, size: 0x10_0000 } as const;
 export const IOAPIC = 0xfec0_0000;

@@ -1,6 +1,8 @@
 import { GuestMemory, WINDOW_LIMIT, type MemoryWindow } from './guest-memory.ts';
 import { native, type HugePages, type NativeMemory } from './native.ts';
 
+export type { HugePages };
+
 /** Where guest memory comes from. */
 export type MemoryBacking =
   | { readonly kind: 'anonymous' }

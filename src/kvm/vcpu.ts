@@ -133,6 +133,12 @@ export class Vcpu {
     return refused;
   }
 
+  /** Frequency of the guest's TSC in kHz; undefined where KVM does not know it. */
+  tscKhz(): number | undefined {
+    const khz = this.native.control('tscKhz');
+    return khz > 0 ? khz : undefined;
+  }
+
   /** Guest-physical address of a linear one, by the vCPU's page tables; undefined where nothing is mapped. */
   translate(address: bigint): number | undefined {
     return this.native.translate(address);

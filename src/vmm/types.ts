@@ -43,6 +43,14 @@ export type VmExit = {
   readonly report?: string;
 };
 
+/** Accesses of the guest to one device's registers. */
+export type AccessCount = {
+  readonly device: string;
+  readonly reads: number;
+  readonly writes: number;
+  readonly waits: number;
+};
+
 /** The console of a VM: what COM1 says, and what it hears. */
 export type SerialPort = {
   /** Calls `listener` with all output from now on; returns what ends that. The bytes are the listener's to keep. */
@@ -71,6 +79,10 @@ export type RunningVm = AsyncDisposable & {
   /** Stops all vCPUs at a clean point. */
   pause(): Promise<void>;
   resume(): Promise<void>;
+  /** Guest accesses by device since the last boot, and how many of them made a vCPU wait for JavaScript. */
+  accessCounts(): readonly AccessCount[];
+  /** Exits of all vCPUs from the guest since the last boot, by reason. */
+  exitCounts(): ReadonlyMap<string, number>;
   /** Ends the VM at once and frees all it holds. May be called again. */
   stop(): Promise<void>;
 };

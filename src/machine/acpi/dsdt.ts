@@ -31,15 +31,7 @@ export function dsdtBody(config: AcpiConfig): Term {
       aml.device('MBRD', hid('PNP0C02'), uid(0), crs(resource.memory32(PCI_ECAM.base, PCI_ECAM.size))),
       aml.device('COM1', hid('PNP0501'), uid(0), crs(resource.ioPorts(PORT.com1, 8), resource.irq(GSI.com1))),
       aml.device('RTC0', hid('PNP0B00'), crs(resource.ioPorts(PORT.cmosIndex, 2), resource.irq(GSI.rtc))),
-      aml.device(
-        'KBD0',
-        hid('PNP0303'),
-        crs(
-          resource.ioPorts(PORT.i8042Data, 1),
-          resource.ioPorts(PORT.i8042Status, 1),
-          resource.irq(GSI.keyboard),
-        ),
-      ),
+      // The keyboard controller is named by the FADT alone: beside a PNP0303 without a mouse port Linux warns of that.
       ...(config.pvpanicPort === undefined ? [] : [pvpanic(config.pvpanicPort)]),
       ...virtioMmioDevices(config.virtioMmio ?? []),
     ),
@@ -87,13 +79,13 @@ function routingTable(routes: readonly PciInterrupt[]): Term {
 }
 
 const PCI_HOST_BRIDGE = '33db4d5b-1ff7-401c-9657-7441c03dd766';
-/** status bits in the first dword (ACPI 6.4, Table 6.13) */
+/** status bits in the first dword (ACPI 6.4, 6.2.11.1) */
 const UNRECOGNIZED_UUID = 0x04;
 const UNRECOGNIZED_REVISION = 0x08;
 const CAPABILITIES_MASKED = 0x10;
 /**
  * What the operating system may control: PME (bit 2), AER (3), the PCI Express capability structure (4) and LTR (5);
- * no hot-plug of either kind (PCI Firmware 3.3, Table 4-6).
+ * no hot-plug of either kind (PCI Firmware 3.3, 4.5.1).
  */
 const GRANTED = 0x3c;
 

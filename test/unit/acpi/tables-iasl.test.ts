@@ -109,7 +109,7 @@ describe.skipIf(iaslMissing)('ACPI tables as iasl reads them (needs iasl)', () =
     const mcfg = text(CONFIG, 'MCFG');
     expect(fieldOf(mcfg, 'Base Address')).toBe('00000000E0000000');
     expect(fieldOf(mcfg, 'Segment Group Number')).toBe('0000');
-    expect([fieldOf(mcfg, 'Start Bus Number'), fieldOf(mcfg, 'End Bus Number')]).toEqual(['00', 'FF']);
+    expect([fieldOf(mcfg, 'Start Bus Number'), fieldOf(mcfg, 'End Bus Number')]).toEqual(['00', '00']);
   });
 });
 
@@ -145,7 +145,7 @@ describe.skipIf(iaslMissing)('the DSDT as iasl reads it (needs iasl)', () => {
   });
 
   it.each([
-    ['bus numbers', /WordBusNumber \([^)]*0x0000, 0x0000, 0x00FF, 0x0000, 0x0100,/],
+    ['bus numbers', /WordBusNumber \([^)]*0x0000, 0x0000, 0x0000, 0x0000, 0x0001,/],
     ['configuration ports', /IO \(Decode16, 0x0CF8, 0x0CF8, 0x01, 0x08, \)/],
     ['ports below them', /WordIO \([^)]*0x0000, 0x0000, 0x0CF7, 0x0000, 0x0CF8,/],
     ['ports above them', /WordIO \([^)]*0x0000, 0x0D00, 0xFFFF, 0x0000, 0xF300,/],
@@ -179,17 +179,12 @@ describe.skipIf(iaslMissing)('the DSDT as iasl reads it (needs iasl)', () => {
   });
 
   it('reserves the ECAM as motherboard resource', () => {
-    expect(device('MBRD')).toMatch(/PNP0C02.*Memory32Fixed \(ReadWrite, 0xE0000000, 0x10000000, \)/);
+    expect(device('MBRD')).toMatch(/PNP0C02.*Memory32Fixed \(ReadWrite, 0xE0000000, 0x00100000, \)/);
   });
 
   it.each([
     ['COM1', 'PNP0501', /0x03F8, 0x03F8, 0x01, 0x08, \) IRQNoFlags \(\) \{4\}/],
     ['RTC0', 'PNP0B00', /0x0070, 0x0070, 0x01, 0x02, \) IRQNoFlags \(\) \{8\}/],
-    [
-      'KBD0',
-      'PNP0303',
-      /0x0060, 0x0060, 0x01, 0x01, \) IO \(Decode16, 0x0064, 0x0064, 0x01, 0x01, \) IRQNoFlags \(\) \{1\}/,
-    ],
   ])('has %s as %s', (name, id, resources) => {
     expect(device(name)).toContain(`EisaId ("${id}")`);
     expect(device(name)).toMatch(resources);
