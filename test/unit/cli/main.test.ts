@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { bundle } from './support/bundle.ts';
 import { haveScript, PseudoTerminal } from './support/pseudo-terminal.ts';
@@ -14,6 +14,8 @@ type Result = { code: number | null; stdout: string; stderr: string };
 
 async function tsvm(...args: string[]): Promise<Result> {
   const child = spawn(process.execPath, [TSVM, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  // A child that hangs must not outlive the test that it fails.
+  onTestFinished(() => void child.kill('SIGKILL'));
   const [stdout, stderr, code] = await Promise.all([
     text(child.stdout),
     text(child.stderr),

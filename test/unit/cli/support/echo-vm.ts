@@ -102,6 +102,14 @@ export class EchoVm implements RunningVm {
     return Promise.resolve();
   }
 
+  accessCounts(): [] {
+    return [];
+  }
+
+  exitCounts(): ReadonlyMap<string, number> {
+    return new Map();
+  }
+
   stop(): Promise<void> {
     this.calls.push('stop');
     if (this.neverStops) return new Promise(() => undefined);
