@@ -117,7 +117,7 @@ export function pkg(...elements: readonly Term[]): Term {
   return packaged([0x13], integer(elements.length), ...elements);
 }
 
-/** A compressed EISA id such as `PNP0A08` (ACPI 6.4, 19.3.4 "EISAID"). */
+/** A compressed EISA id such as `PNP0A08` (ACPI 6.4, 19.6 "EISAID"). */
 export function eisaId(id: string): Term {
   const match = /^([A-Z])([A-Z])([A-Z])([0-9A-F]{4})$/.exec(id);
   if (match === null) throw new RangeError(`"${id}" is no EISA id`);
@@ -131,7 +131,7 @@ export function hardwareId(id: string): Term {
   return /^[A-Z]{3}[0-9A-F]{4}$/.test(id) ? eisaId(id) : string(id);
 }
 
-/** A UUID as a buffer: its first three fields are little-endian (ACPI 6.4, 19.6.142 "ToUUID"). */
+/** A UUID as a buffer: its first three fields are little-endian (ACPI 6.4, 19.6 "ToUUID"). */
 export function uuid(text: string): Term {
   if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text))
     throw new RangeError(`"${text}" is no UUID`);

@@ -54,9 +54,9 @@ const IO = 1;
 const BUS = 2;
 /** _MIF and _MAF: both ends are fixed; positive decode, produced for the devices behind the bridge (6.4.3.5) */
 const FIXED_WINDOW = 0x0c;
-/** not cacheable, writable (6.4.3.5.5, Table 6.49) */
+/** not cacheable, writable (6.4.3.5.5) */
 const READ_WRITE = 0x01;
-/** all of the range, ISA ports included (Table 6.50) */
+/** all of the range, ISA ports included (6.4.3.5.5) */
 const ENTIRE_RANGE = 0x03;
 
 /** Address space descriptors differ in the width of their five numbers only (6.4.3.5.1 to 6.4.3.5.3). */

@@ -127,7 +127,7 @@ describe('data', () => {
   });
 
   it('swaps the first fields of a UUID', () => {
-    // aabbccdd-eeff-gghh-iijj-kkllmmnnoopp of ACPI 6.4, 19.6.142
+    // aabbccdd-eeff-gghh-iijj-kkllmmnnoopp of ACPI 6.4, 19.6 "ToUUID"
     expect(bytes(aml.uuid('00112233-4455-6677-8899-aabbccddeeff'))).toEqual([
       0x11, 0x13, 0x0a, 0x10, 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc,
       0xdd, 0xee, 0xff,
