@@ -113,7 +113,7 @@ export class PrivateApt {
       // The directories are the caller's: apt's own download user could not write to them.
       'APT::Sandbox::User': 'root',
       'Acquire::Languages': 'none',
-      'Acquire::Retries': '3',
+      'Acquire::Retries': '0',
     };
     const lines = Object.entries(own).map(([key, value]) => `${key} ${JSON.stringify(value)};`);
     await writeFile(this.#env.APT_CONFIG, [...lines, ...network, ''].join('\n'));
