@@ -262,13 +262,14 @@ void Vm::SetMemory(const Napi::CallbackInfo& info) {
 // One bit for each page of the slot that was written since the last call, in whole 64-bit words.
 Napi::Value Vm::DirtyLog(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
+  const int fd = Open(env);
   kvm_dirty_log log{};
   log.slot = ToUint32(info[0], "slot");
   const auto slot = core_->slots.find(log.slot);
   if (slot == core_->slots.end()) throw Napi::RangeError::New(env, "there is no such memory slot");
   auto bitmap = Napi::Uint8Array::New(env, (slot->second.pages + 63) / 64 * 8);
   log.dirty_bitmap = bitmap.Data();
-  Ioctl(env, Open(env), KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
+  Ioctl(env, fd, KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log);
   return bitmap;
 }
 
