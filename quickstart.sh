@@ -64,7 +64,7 @@ set_up() {
 
 case "${1-}" in
   '')
-    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg
+    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg xz xz-utils
     provide_node
     set_up
     exec node_modules/.bin/tsx images/debian/quickstart.ts
@@ -77,7 +77,7 @@ case "${1-}" in
     say "Checking types, style and layers"
     npm run --silent check
     say "Running the tests"
-    exec node_modules/.bin/vitest run --reporter=default --reporter=json --outputFile.json=.cache/test-report.json
+    exec npm test --silent -- --reporter=default --reporter=json --outputFile.json=.cache/test-report.json
     ;;
   *)
     fail "unknown argument '$1'; usage: ./quickstart.sh [test]"

@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * unit: any machine, seconds. kvm: needs /dev/kvm, boots no kernel. guest: boots kernels, directly where KVM can
- * run one, else in the lab.
+ * run one, else in the lab. soak: the long forms, not part of `npm test`.
  */
 export default defineConfig({
   test: {
@@ -24,6 +24,16 @@ export default defineConfig({
           name: 'guest',
           include: ['test/guest/**/*.test.ts'],
           testTimeout: 300_000,
+          hookTimeout: 300_000,
+          fileParallelism: false,
+          globalSetup: ['test/lab/global-setup.ts'],
+        },
+      },
+      {
+        test: {
+          name: 'soak',
+          include: ['test/soak/**/*.test.ts'],
+          testTimeout: 7_200_000,
           hookTimeout: 300_000,
           fileParallelism: false,
           globalSetup: ['test/lab/global-setup.ts'],

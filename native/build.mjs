@@ -8,7 +8,8 @@ import { dirname, join } from 'node:path';
 const asan = process.argv.includes('--asan');
 const prefix = dirname(dirname(process.execPath));
 const headers = existsSync(join(prefix, 'include/node/node_version.h')) ? [`--nodedir=${prefix}`] : [];
-const nodeGyp = createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js');
+// Where tsvm is a dependency, npm's own node-gyp builds it.
+const nodeGyp = process.env.npm_config_node_gyp ?? createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js');
 const args = [
   nodeGyp,
   'configure',

@@ -128,6 +128,7 @@ class Session {
       return started.code;
     }
     const vm = started;
+    if (vm.note !== undefined) this.#say(vm.note);
     this.#attach(vm);
     const end = await Promise.race([vm.exited, this.#leave.promise]);
     const left = 'code' in end;

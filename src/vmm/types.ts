@@ -66,6 +66,8 @@ export type RunningVm = AsyncDisposable & {
   readonly serial: SerialPort;
   /** what was loaded */
   readonly kernelFormat: KernelFormat;
+  /** why a kernel that was to be unpacked on the host was not, where so: one line */
+  readonly note?: string;
   /** times in milliseconds since the process started (`performance.now()`) */
   readonly timings: { readonly kernelLoaded: number; readonly firstRun: number };
   /** resolves when the VM has ended, however; never rejects */
