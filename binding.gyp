@@ -18,7 +18,14 @@
         'native/vm.cc',
         'native/vm_core.cc',
       ],
-      'defines': ['NAPI_VERSION=9', 'NODE_ADDON_API_CPP_EXCEPTIONS', 'NODE_ADDON_API_CPP_EXCEPTIONS_ALL', '_GNU_SOURCE', '_FILE_OFFSET_BITS=64'],
+      'defines': [
+        'NAPI_VERSION=9',
+        'NODE_ADDON_API_CPP_EXCEPTIONS',
+        'NODE_ADDON_API_CPP_EXCEPTIONS_ALL',
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+        '_GNU_SOURCE',
+        '_FILE_OFFSET_BITS=64',
+      ],
       'cflags!': ['-fno-exceptions'],
       'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++20', '-std=gnu++17'],
       'cflags_cc': [

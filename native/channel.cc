@@ -81,6 +81,7 @@ void Channel::Close() {
   std::lock_guard lock(mutex_);
   closed_ = true;
   traps_.clear();
+  wake_.Reset();
   progress_.notify_all();
 }
 

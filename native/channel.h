@@ -70,6 +70,7 @@ class Channel {
   // Consumes the wake-up.
   void Acknowledge();
   void Wake();
+  // Lets all who wait go, and gives the eventfd back: nobody may watch it any more.
   void Close();
   int wake_fd() const { return wake_.get(); }
 

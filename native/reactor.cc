@@ -97,21 +97,27 @@ void Reactor::Dispatch() {
   batch_size_ = 0;
 }
 
+// In plain Node-API: while an environment is being torn down its calls fail without an exception that could be
+// turned into a C++ one, and node-addon-api ends the process then.
 Napi::Value EmitCallback(Napi::Env env, Napi::Object object, const char* name,
                          std::initializer_list<napi_value> arguments) {
-  try {
-    const Napi::Value method = object.Get(name);
-    if (!method.IsFunction()) return {};
+  napi_value method = nullptr;
+  napi_status status = napi_get_named_property(env, object, name, &method);
+  if (status == napi_ok) {
+    napi_valuetype type;
+    if (napi_typeof(env, method, &type) != napi_ok || type != napi_function) return {};
     napi_value result = nullptr;
-    const napi_status status = napi_make_callback(env, AddonData::Of(env).async_context, object, method,
-                                                  arguments.size(), arguments.begin(), &result);
+    status = napi_make_callback(env, AddonData::Of(env).async_context, object, method, arguments.size(),
+                                arguments.begin(), &result);
     if (status == napi_ok) return {env, result};
-    if (status != napi_pending_exception) return {};  // the environment is shutting down
-    throw Napi::Error::New(env);
-  } catch (const Napi::Error& error) {
-    napi_fatal_exception(env, error.Value());
-    return {};
   }
+  bool pending = false;
+  napi_value error = nullptr;
+  if (napi_is_exception_pending(env, &pending) == napi_ok && pending &&
+      napi_get_and_clear_last_exception(env, &error) == napi_ok) {
+    napi_fatal_exception(env, error);
+  }
+  return {};
 }
 
 }  // namespace tsvm
