@@ -1,5 +1,5 @@
 {
-  'variables': { 'asan%': 0 },
+  'variables': { 'sanitizer%': 'none' },
   'targets': [
     {
       'target_name': 'tsvm',
@@ -41,7 +41,7 @@
       ],
       'conditions': [
         [
-          'asan==1',
+          'sanitizer=="asan"',
           {
             'cflags_cc': [
               '-fsanitize=address,undefined',
@@ -52,6 +52,13 @@
               '-O1',
             ],
             'ldflags': ['-fsanitize=address,undefined'],
+          },
+        ],
+        [
+          'sanitizer=="tsan"',
+          {
+            'cflags_cc': ['-fsanitize=thread', '-fno-omit-frame-pointer', '-g', '-O1'],
+            'ldflags': ['-fsanitize=thread'],
           },
         ],
       ],
