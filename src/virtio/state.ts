@@ -1,0 +1,23 @@
+import * as v from 'valibot';
+
+/** Saved state that cannot be restored: names the device, the field and what is wrong with it. */
+export class StateError extends Error {
+  override readonly name = 'StateError';
+}
+
+/** An integer from 0 to `max`. */
+export const unsigned = (max: number) =>
+  v.pipe(v.number(), v.integer('not an integer'), v.minValue(0), v.maxValue(max));
+
+/** @throws StateError where `data` does not have the form of `schema` */
+export function checkState<Schema extends v.GenericSchema>(
+  device: string,
+  schema: Schema,
+  data: unknown,
+): v.InferOutput<Schema> {
+  const result = v.safeParse(schema, data, { abortEarly: true });
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  const field = v.getDotPath(issue);
+  throw new StateError(`state of ${device}${field === null ? '' : `, ${field}`}: ${issue.message}`);
+}
