@@ -17,6 +17,7 @@ void CleanUp(napi_async_cleanup_hook_handle handle, void* argument) {
   auto* data = static_cast<AddonData*>(argument);
   for (VmCore* vm : *data->vms) vm->Close();
   data->vms->clear();
+  napi_async_destroy(data->env, data->async_context);
   data->reactor->Close([](void* hook) {
     napi_remove_async_cleanup_hook(static_cast<napi_async_cleanup_hook_handle>(hook));
   }, handle);
@@ -29,6 +30,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
                 AddonData& data = AddonData::Of(info.Env());
                 if (data.reactor) return;
                 data.error_class = Napi::Persistent(info[0].As<Napi::Function>());
+                data.env = info.Env();
                 data.reactor = std::make_shared<Reactor>(info.Env());
                 napi_async_init(info.Env(), nullptr, Napi::String::New(info.Env(), "tsvm"), &data.async_context);
                 napi_add_async_cleanup_hook(info.Env(), CleanUp, &data, &data.cleanup);

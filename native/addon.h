@@ -21,6 +21,7 @@ struct AddonData {
   std::shared_ptr<Reactor> reactor;
   // VMs whose threads have to end before the environment does
   std::shared_ptr<std::set<VmCore*>> vms = std::make_shared<std::set<VmCore*>>();
+  napi_env env = nullptr;
   napi_async_context async_context = nullptr;
   napi_async_cleanup_hook_handle cleanup = nullptr;
 };
