@@ -60,7 +60,7 @@ poweroff -f`,
   });
   expect(code).toBe(0);
   const kib = Number(facts(stdout, 'total')[0]);
-  expect(kib).toBeGreaterThan(5.8 * 2 ** 20);
+  expect(kib).toBeGreaterThan(5.7 * 2 ** 20);
   expect(kib).toBeLessThan(6 * 2 ** 20);
   expect(facts(stdout, 'ram').map((line) => line.trim())).toContain('100000000-1bfffffff : System RAM');
 });

@@ -19,6 +19,12 @@ const OUTPUT_BATCH = 32 * 1024;
 const BUSY_LIMIT = 128;
 const QUIET_MS = 1;
 
+/**
+ * Input waits for the guest to raise RTS: a driver that sets the port up throws away what came before. A guest that has
+ * no driver with modem control gets its input after this time.
+ */
+const RTS_PATIENCE_MS = 10_000;
+
 export type SerialOptions = {
   readonly bus: Bus;
   readonly irq: IrqLine;
@@ -65,8 +71,11 @@ export class Serial {
   #overrun: SerialState['overrun'] = 'none';
   #modemDelta = 0;
   #threPending = false;
-  /** Whether the guest has ever asked to send; one that never does has no flow control, and is sent to anyway. */
+  /** Whether the guest has ever asked to send. */
   #rtsSeen = false;
+  /** It has not, for so long that the host sends anyway. */
+  #unprompted = false;
+  #patience: NodeJS.Timeout | undefined;
 
   /** Characters are on their way out; becomes {@link #threPending} in {@link #advance}. */
   #transmitting = false;
@@ -110,6 +119,9 @@ export class Serial {
     const taken = this.#input.push(bytes);
     // Who does not wait for the outcome must not be ended by it as an unhandled rejection.
     taken.catch(() => undefined);
+    if (!this.#rtsSeen && !this.#unprompted)
+      this.#patience ??= setTimeout(() => this.#losePatience(), RTS_PATIENCE_MS);
+    this.#patience?.unref();
     this.#schedule();
     return taken;
   }
@@ -120,7 +132,7 @@ export class Serial {
     this.#received = [];
     this.#overrun = 'none';
     this.#modemDelta = 0;
-    this.#threPending = this.#transmitting = this.#rtsSeen = false;
+    this.#threPending = this.#transmitting = this.#rtsSeen = this.#unprompted = false;
     this.#reports = 0;
     this.#update();
     this.#schedule();
@@ -168,6 +180,7 @@ export class Serial {
     this.#closed = true;
     this.#region.remove();
     clearTimeout(this.#quiet);
+    clearTimeout(this.#patience);
     this.#flush();
     this.#input.clear(new Error(`${this.#name} is closed`));
   }
@@ -269,7 +282,10 @@ export class Serial {
     if (changed & MSR.dsr) this.#modemDelta |= MSR.ddsr;
     if (before & ~after & MSR.ri) this.#modemDelta |= MSR.teri;
     if (changed & MSR.dcd) this.#modemDelta |= MSR.ddcd;
-    if ((value & (MCR.rts | MCR.loop)) === MCR.rts) this.#rtsSeen = true;
+    if ((value & (MCR.rts | MCR.loop)) === MCR.rts) {
+      this.#rtsSeen = true;
+      this.#unprompted = false;
+    }
     this.#schedule();
   }
 
@@ -352,17 +368,23 @@ export class Serial {
     }
   }
 
+  #losePatience(): void {
+    this.#patience = undefined;
+    this.#unprompted = !this.#rtsSeen;
+    this.#progress();
+  }
+
   #progress(): void {
     this.#advance();
     this.#update();
   }
 
   /**
-   * Whether the host sends: not in loopback, and a guest that drops RTS after having had it set (flow control, or
-   * the port is closed) is waited for, as a modem would.
+   * Whether the host sends: not in loopback, and only to a guest that has RTS set; one that has dropped it (flow
+   * control, or the port is closed) is waited for, as a modem would.
    */
   #hears(): boolean {
-    return !(this.#mcr & MCR.loop) && (!this.#rtsSeen || (this.#mcr & MCR.rts) !== 0);
+    return !(this.#mcr & MCR.loop) && (this.#unprompted || (this.#mcr & MCR.rts) !== 0);
   }
 
   /** After all that this turn of the event loop has brought: hand over the output and let the wire move on. */

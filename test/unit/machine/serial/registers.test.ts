@@ -19,7 +19,10 @@ const turn = async (): Promise<void> => {
   bus.drain();
   await Promise.resolve();
 };
+const RTS = 0x02;
+/** The host sends, to a guest that listens. */
 const input = async (text: string): Promise<void> => {
+  if (!(read(MCR) & RTS)) write(MCR, read(MCR) | RTS);
   void uart.input(Buffer.from(text));
   await turn();
 };
@@ -198,6 +201,7 @@ describe('receiver', () => {
 
   it('resolves input once the FIFO has taken all of it', async () => {
     write(FCR, 0x01);
+    write(MCR, RTS);
     const done = vi.fn();
     void uart.input(new Uint8Array(17)).then(done);
     await turn();
@@ -221,6 +225,7 @@ describe('receiver', () => {
 
   it('keeps a copy of input: the caller may use the buffer again', async () => {
     const bytes = Uint8Array.of(0x41);
+    write(MCR, RTS);
     void uart.input(bytes);
     bytes[0] = 0;
     await turn();
@@ -241,14 +246,33 @@ describe('receiver', () => {
     expect(read(LSR)).toBe(0x60);
   });
 
-  it('holds input back while a guest that has had RTS set drops it', async () => {
-    write(MCR, 0x0b);
-    write(MCR, 0x08);
-    await input('a');
-    expect(read(LSR)).toBe(0x60);
-    write(MCR, 0x0b);
+  it('holds input back from a guest that has not raised RTS, or has dropped it', async () => {
+    void uart.input(Buffer.from('ab'));
     await turn();
-    expect(read(LSR)).toBe(0x61);
+    expect(read(LSR)).toBe(0x60);
+    write(MCR, RTS);
+    await turn();
+    expect(read(DATA)).toBe(0x61);
+    write(MCR, 0);
+    await turn();
+    expect(read(LSR)).toBe(0x60);
+    write(MCR, RTS);
+    await turn();
+    expect(read(DATA)).toBe(0x62);
+  });
+
+  it('sends at last to a guest that never raises RTS', async () => {
+    vi.useFakeTimers();
+    try {
+      void uart.input(Buffer.from('a'));
+      await turn();
+      vi.advanceTimersByTime(9_999);
+      expect(read(LSR)).toBe(0x60);
+      vi.advanceTimersByTime(1);
+      expect(read(LSR)).toBe(0x61);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });
 
@@ -275,7 +299,7 @@ describe('loopback', () => {
     write(MCR, 0x10);
     await input('a');
     expect(read(LSR)).toBe(0x60);
-    write(MCR, 0x00);
+    write(MCR, RTS);
     await turn();
     expect(read(LSR)).toBe(0x61);
   });
