@@ -82,10 +82,21 @@ async function locked<T extends { readonly root: string }>(
   return withLock(join(debianCache(), 'lock'), async () => {
     const other = await cached(index, isRecord);
     if (other !== undefined) return other;
+    await removeLeftovers();
     const record = await fetch();
     await writeAtomically(index, `${JSON.stringify(record, undefined, 2)}\n`);
     return record;
   });
+}
+
+/** Of processes that were killed: whoever holds the lock is the only one who has temporary files here. */
+async function removeLeftovers(): Promise<void> {
+  for (const dir of [debianCache(), join(debianCache(), 'trees')]) {
+    const entries = await readdir(dir).catch(() => []);
+    for (const entry of entries.filter((name) => name.includes('.tmp-'))) {
+      await rm(join(dir, entry), { recursive: true, force: true });
+    }
+  }
 }
 
 async function cached<T extends { readonly root: string }>(

@@ -9,6 +9,7 @@ import { LabClient } from '../lab/client.ts';
 import { LabError, type Command, type ExecOptions, type ExecResult } from '../lab/commands.ts';
 import { execDirect } from '../lab/direct.ts';
 import type { Lab } from '../lab/lab.ts';
+import { insertModules } from '../lab/modules.ts';
 import { fetchedQemu } from '../lab/qemu.ts';
 import { LabServer } from '../lab/server.ts';
 
@@ -166,6 +167,18 @@ describe('level 1', () => {
     writeFileSync(file, 'from the host');
     expect((await lab.exec(`cat '${file}'; printf 'from the lab' > '${file}'`)).stdout).toBe('from the host');
     expect(readFileSync(file, 'utf8')).toBe('from the lab');
+  });
+
+  it('inserts further modules with what they need, and minds none that is there', async () => {
+    const host = {
+      kind: 'lab',
+      shared: lab.shared,
+      exec: lab.exec.bind(lab),
+      close: () => lab.stop(),
+    } as const;
+    await insertModules(host, ['bridge', 'tun']);
+    await insertModules(host, ['bridge']);
+    expect((await lab.exec('ip link add br0 type bridge && ip -br link show br0')).stdout).toMatch(/^br0 /);
   });
 
   it('tells commands that they are in the lab already', async () => {

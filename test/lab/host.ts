@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { LabClient } from './client.ts';
 import type { Command, ExecOptions, ExecResult } from './commands.ts';
 import { execDirect } from './direct.ts';
-import { Lab } from './lab.ts';
+import { DEFAULT_MEM_MIB, Lab } from './lab.ts';
 import { isListening, keptSocket } from './server.ts';
 
 /** Where commands can boot guest kernels on a true KVM. */
@@ -20,6 +20,8 @@ export type GuestHost = {
 export type GuestHostOptions = {
   /** whether the KVM of this machine runs guest kernels; asked where TSVM_LAB is `auto` or not set */
   readonly canRunGuests: () => Promise<boolean>;
+  /** memory in MiB that the commands and their guests need in the lab; more than the shared one has gets an own one */
+  readonly mem?: number;
 };
 
 /** Set by the vitest set-up: the socket of the level 1 that all test files share. */
@@ -35,9 +37,9 @@ export async function guestHost(options: GuestHostOptions): Promise<GuestHost> {
     case 'never':
       return directHost();
     case 'always':
-      return labHost();
+      return labHost(options.mem);
     case 'auto':
-      return (await options.canRunGuests()) ? directHost() : labHost();
+      return (await options.canRunGuests()) ? directHost() : labHost(options.mem);
     default:
       throw new Error(`TSVM_LAB is ${JSON.stringify(mode)}; it can be always, never or auto`);
   }
@@ -53,10 +55,10 @@ function directHost(): GuestHost {
   };
 }
 
-async function labHost(): Promise<GuestHost> {
-  const socket = await sharedLabSocket();
+async function labHost(mem = DEFAULT_MEM_MIB): Promise<GuestHost> {
+  const socket = mem > DEFAULT_MEM_MIB ? undefined : await sharedLabSocket();
   if (socket === undefined) {
-    const lab = await Lab.start();
+    const lab = await Lab.start({ mem: Math.max(mem, DEFAULT_MEM_MIB) });
     return { kind: 'lab', shared: lab.shared, exec: lab.exec.bind(lab), close: () => lab.stop() };
   }
   const client = await LabClient.connect(socket);

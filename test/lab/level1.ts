@@ -5,7 +5,7 @@ import { kernelOf } from '../../images/debian/kernel.ts';
 import { vmlinuxOf } from '../../images/debian/vmlinux.ts';
 
 /** Not the cloud flavour: it has kvm-amd but no 9p. */
-const KERNEL = 'linux-image-amd64';
+export const LEVEL1_KERNEL = 'linux-image-amd64';
 const MODULES = ['virtio_pci', '9pnet_virtio', '9p', 'overlay', 'virtio_console', 'kvm-amd', 'tun'];
 
 /** Names that level 1 and its QEMU share. */
@@ -38,7 +38,7 @@ export type Level1 = { readonly kernel: string; readonly initrd: string; readonl
  * @param shared directory that level 1 and the host both write, under the same path in both
  */
 export async function prepareLevel1(dir: string, shared: string): Promise<Level1> {
-  const kernel = await kernelOf(KERNEL);
+  const kernel = await kernelOf(LEVEL1_KERNEL);
   const agent = join(dir, 'agent.cjs');
   await build({
     entryPoints: [join(import.meta.dirname, 'agent.ts')],
