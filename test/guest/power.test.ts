@@ -85,11 +85,13 @@ test('the power button is an ACPI event that the guest hears', async () => {
   const { code, stdout } = await runGuest(host, {
     kernel,
     modules: ['button', 'evdev'],
-    // struct input_event of 64-bit Linux: 16 bytes of time, type, code, value; KEY_POWER is 116
+    // struct input_event of 64-bit Linux: 16 bytes of time (od's first line), type, code, value; KEY_POWER is 116
     script: `
 load-modules
+event=$(grep -A 5 'Name="Power Button"' /proc/bus/input/devices | grep -o 'event[0-9]*')
+exec 3< /dev/input/$event
 echo waiting
-head -c 24 /dev/input/event0 | od -An -tu2 -j16 -N8 | sed 's/^/event=/'
+head -c 24 <&3 | od -An -tu2 | tail -1 | sed 's/^/event=/'
 poweroff -f`,
     terminal: true,
     stdin: [{ after: 'waiting', send: `${ESCAPE}p` }],
