@@ -10,6 +10,7 @@ import { packageRoot } from '../../images/debian/cache.ts';
 import { guestHost } from '../../test/lab/host.ts';
 import { findQemu } from '../../test/lab/qemu.ts';
 import { canRunGuests } from '../../test/support/can-run-guests.ts';
+import { unpackAhead } from '../../test/support/unpack-ahead.ts';
 import { ratioRows, summarize, type Summary } from '../support/statistics.ts';
 
 const MARKER = 'bench: first line of init';
@@ -43,6 +44,7 @@ const options = new Command('npm run bench:boot --')
   .opts<{ runs: number; cpus: number; mem: number; package: string; json?: true }>();
 
 const kernel = await kernelOf(options.package);
+await unpackAhead(kernel.vmlinuz);
 const initrd = await initramfsFile({ init: `echo "${MARKER}"\npoweroff -f\n` });
 const qemu = await findQemu();
 const guest = ['-append', CMDLINE, '-m', String(options.mem), '-smp', String(options.cpus)];
@@ -61,7 +63,18 @@ const contenders = [
   {
     name: 'qemu microvm',
     command: qemu.command,
-    args: [...qemu.args, '-M', 'microvm', '-accel', 'kvm', '-cpu', 'host', ...plain, ...files, ...guest],
+    args: [
+      ...qemu.args,
+      '-M',
+      'microvm,rtc=on',
+      '-accel',
+      'kvm',
+      '-cpu',
+      'host',
+      ...plain,
+      ...files,
+      ...guest,
+    ],
     env: qemu.env,
   },
 ];

@@ -6,6 +6,7 @@ import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { guestHost } from '../../test/lab/host.ts';
 import { canRunGuests } from '../../test/support/can-run-guests.ts';
+import { unpackAhead } from '../../test/support/unpack-ahead.ts';
 import { cacheRoot, packageRoot } from './cache.ts';
 import { buildInitramfs } from './initramfs.ts';
 import { kernelOf } from './kernel.ts';
@@ -34,6 +35,9 @@ const initrd = join(folder, 'initrd');
 await copyFile(kernel.vmlinuz, vmlinuz);
 await writeFile(initrd, await buildInitramfs({ init: INIT }));
 
+// Once, on this machine: in the lab it would take many times longer.
+await unpackAhead(vmlinuz);
+
 const tsvm = join(packageRoot(), 'dist/tsvm.js');
 const run = `run --kernel ${vmlinuz} --initrd ${initrd} --cpus 2 --mem 512M`;
 
@@ -57,7 +61,8 @@ try {
     {
       stdin: [...COMMANDS, 'poweroff -f'].map((command) => `${command}\n`).join(''),
       timeoutMs: BOOT_LIMIT_MS,
-      onOutput: (chunk) => {
+      onOutput: (chunk, stream) => {
+        if (stream === 'stderr') return;
         output += chunk.toString();
         process.stdout.write(chunk);
         if (output.includes(READY)) ready ??= performance.now();

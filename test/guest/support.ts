@@ -6,6 +6,7 @@ import { packageRoot } from '../../images/debian/cache.ts';
 import { guestHost, type GuestHost } from '../lab/host.ts';
 import type { ExecResult } from '../lab/commands.ts';
 import { canRunGuests } from '../support/can-run-guests.ts';
+import { unpackAhead } from '../support/unpack-ahead.ts';
 
 export const TSVM = join(packageRoot(), 'dist/tsvm.js');
 
@@ -99,6 +100,12 @@ function dialogue(script: GuestRun['stdin']): {
   };
 }
 
-/** Debian's kernels that the tests boot. */
-export const cloudKernel = (): Promise<Kernel> => kernelOf('linux-image-cloud-amd64');
-export const amd64Kernel = (): Promise<Kernel> => kernelOf('linux-image-amd64');
+/** A kernel of Debian's, ready to be booted packed or unpacked. */
+export async function debianKernel(...[name, options]: Parameters<typeof kernelOf>): Promise<Kernel> {
+  const kernel = await kernelOf(name, options);
+  await unpackAhead(kernel.vmlinuz);
+  return kernel;
+}
+
+export const cloudKernel = (): Promise<Kernel> => debianKernel('linux-image-cloud-amd64');
+export const amd64Kernel = (): Promise<Kernel> => debianKernel('linux-image-amd64');

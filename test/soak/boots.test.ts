@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { kernelOf, type Kernel } from '../../images/debian/kernel.ts';
-import { amd64Kernel, cloudKernel, openHost, runGuest } from '../guest/support.ts';
+import type { Kernel } from '../../images/debian/kernel.ts';
+import { amd64Kernel, cloudKernel, debianKernel, openHost, runGuest } from '../guest/support.ts';
 import type { GuestHost } from '../lab/host.ts';
 
 const BOOTS = 50;
@@ -12,7 +12,7 @@ beforeAll(async () => {
   host = await openHost();
   kernels = [await cloudKernel(), await amd64Kernel()];
   try {
-    kernels.push(await kernelOf('linux-image-cloud-amd64', { suite: 'bookworm-backports' }));
+    kernels.push(await debianKernel('linux-image-cloud-amd64', { suite: 'bookworm-backports' }));
   } catch (error) {
     console.log(
       `without a kernel of bookworm-backports: ${error instanceof Error ? error.message : String(error)}`,
