@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { KvmError } from '../../src/kvm/errors.ts';
 import { createEventFd, createTimer } from '../../src/kvm/events.ts';
 import { Kvm, openKvm } from '../../src/kvm/system.ts';
+import { bundleScript } from '../support/bundle-script.ts';
 import { longModeVm } from '../support/long-mode.ts';
 
 function thrown(body: () => unknown): KvmError {
@@ -38,24 +38,21 @@ describe('opening', () => {
   });
 
   // whoever is not root, and not in the device's group, may not open it
-  test.skipIf(process.getuid?.() !== 0)('without the right to: EACCES, and a hint', () => {
-    const script = `
-      import { openKvm } from ${JSON.stringify(join(import.meta.dirname, '../../src/kvm/system.ts'))};
-      import { native } from ${JSON.stringify(join(import.meta.dirname, '../../src/kvm/native.ts'))};
+  test.skipIf(process.getuid?.() !== 0)('without the right to: EACCES, and a hint', async () => {
+    const script = await bundleScript(`
+      import { native } from './src/kvm/native.ts';
+      import { openKvm } from './src/kvm/system.ts';
       native();
-      process.setgroups([]);
-      process.setegid(65534);
-      process.seteuid(65534);
+      process.setgroups!([]);
+      process.setegid!(65534);
+      process.seteuid!(65534);
       try {
         openKvm();
         console.log('opened');
       } catch ({ code, syscall, request, hint }) {
         console.log(JSON.stringify({ code, syscall, request, hint }));
-      }`;
-    const child = spawnSync(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', script], {
-      encoding: 'utf8',
-      cwd: join(import.meta.dirname, '../..'),
-    });
+      }`);
+    const child = spawnSync(process.execPath, [script], { encoding: 'utf8' });
     expect(child.stderr).toBe('');
     if (child.stdout.trim() === 'opened') return; // a device that everybody may open
     const error = JSON.parse(child.stdout) as Record<string, string>;

@@ -1,25 +1,16 @@
 import { once } from 'node:events';
-import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { build } from 'esbuild';
 import { beforeAll, describe, expect, test, vi } from 'vitest';
+import { bundleScript } from '../support/bundle-script.ts';
 import { resources } from '../support/resources.ts';
 import type { WorkerTask } from '../support/kvm-worker.ts';
 
-// In the tree, for the addon is found from there; as JavaScript, which a worker takes as it is.
-const WORKER = join(import.meta.dirname, '../../.cache/test/kvm-worker.mjs');
+let file: string;
+beforeAll(async () => {
+  file = await bundleScript(`import './test/support/kvm-worker.ts';`);
+});
 
-beforeAll(() =>
-  build({
-    entryPoints: [join(import.meta.dirname, '../support/kvm-worker.ts')],
-    outfile: WORKER,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-  }),
-);
-
-const start = (task: WorkerTask): Worker => new Worker(WORKER, { workerData: task, execArgv: [] });
+const start = (task: WorkerTask): Worker => new Worker(file, { workerData: task, execArgv: [] });
 
 /** Until `count` messages are there; an error of the worker is thrown. */
 async function messages(worker: Worker, count: number): Promise<unknown[]> {
