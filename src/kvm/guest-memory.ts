@@ -67,6 +67,11 @@ export class GuestMemory {
     return this.#windows.reduce((sum, window) => sum + window.bytes.length, 0);
   }
 
+  /** The windows in ascending order, for those who keep views of their own. */
+  get windows(): readonly MemoryWindow[] {
+    return this.#windows;
+  }
+
   /** RAM as guest-physical ranges, neighbours joined, in ascending order. */
   get ranges(): { base: number; size: number }[] {
     const ranges: { base: number; size: number }[] = [];
