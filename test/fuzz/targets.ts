@@ -1,0 +1,16 @@
+import type { FuzzTarget } from './engine.ts';
+
+/** Loaded when asked for: each brings what it tests. */
+const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
+  queue: async () => (await import('./targets/queue.ts')).queueTarget,
+  boot: async () => (await import('./targets/boot.ts')).bootTarget,
+};
+
+export const availableTargets = Object.keys(TARGETS);
+
+/** @throws RangeError where there is none of this name */
+export async function loadTarget(name: string): Promise<FuzzTarget> {
+  const load = TARGETS[name];
+  if (load === undefined) throw new RangeError(`no target ${name}; there are ${availableTargets.join(', ')}`);
+  return load();
+}
