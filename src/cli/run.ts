@@ -76,6 +76,7 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('--cpu <features>', 'CPU features to add and to hide, such as +avx2,-rdrand')
     .option('--timeout <seconds>', 'end the VM after this time, with exit status 124', argument(seconds))
     .option('--no-reboot', 'end where the guest reboots, with exit status 4')
+    .option('--unpack-kernel', 'unpack a packed kernel on the host, once, and keep it', true)
     .option('--no-unpack-kernel', 'let the guest unpack its kernel itself')
     .option('--timings', 'tell on standard error how long the start took')
     .addHelpText('after', CONSOLE_HELP)

@@ -57,6 +57,8 @@ export type BusRegion = {
 export type RegionHandle = {
   /** what `shadow`, `ordered` and `consume` reads are served from; `size` bytes, zero at first, kept by the device */
   readonly shadow: Uint8Array;
+  /** Reads by the guest so far, those that the device is not told of among them. Not for hot paths. */
+  reads(): number;
   /** Takes the region off the bus; no call into the device is made from then on. */
   remove(): void;
 };

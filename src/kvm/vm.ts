@@ -150,6 +150,7 @@ export class KvmVm implements Bus {
     this.#regions.set(id, region);
     return {
       shadow: shadow === undefined ? new Uint8Array(0) : new Uint8Array(shadow),
+      reads: () => this.#readsOf(id),
       remove: () => {
         if (!this.#regions.delete(id) || this.#closed) return;
         this.native.removeRegion(id);
@@ -187,6 +188,13 @@ export class KvmVm implements Bus {
     this.native.close();
     for (const vcpu of this.#vcpus) vcpu.rested('closed');
     this.#regions.clear();
+  }
+
+  #readsOf(id: number): number {
+    if (this.#closed) return 0;
+    const rows = this.native.counters();
+    for (let at = 0; at < rows.length; at += 4) if (rows[at] === id) return rows[at + 1]!;
+    return 0;
   }
 
   /** Where no vCPU runs any more, nothing keeps the VM alive but those who hold it. */

@@ -1,6 +1,6 @@
 import type { AccessSize, Bus, BusRegion, IrqLine, ReadMode, RegionHandle } from '../../src/kvm/bus.ts';
 
-type Region = { spec: BusRegion; shadow: Uint8Array; removed: boolean };
+type Region = { spec: BusRegion; shadow: Uint8Array; removed: boolean; reads: number };
 type Posted = { region: Region; run: () => void };
 
 /**
@@ -22,10 +22,11 @@ export class FakeBus implements Bus {
         spec.base < r.spec.base + r.spec.size,
     );
     if (other) throw new RangeError(`${spec.name} overlaps ${other.spec.name}`);
-    const region: Region = { spec, shadow: new Uint8Array(spec.size), removed: false };
+    const region: Region = { spec, shadow: new Uint8Array(spec.size), removed: false, reads: 0 };
     this.#regions.push(region);
     return {
       shadow: region.shadow,
+      reads: () => region.reads,
       remove: () => {
         region.removed = true;
       },
@@ -44,6 +45,7 @@ export class FakeBus implements Bus {
     const region = this.#find(space, address, size);
     if (!region) return 2 ** (8 * size) - 1;
     const { spec, shadow } = region;
+    region.reads++;
     const offset = address - spec.base;
     const mode = this.#readMode(spec, offset, size);
     const fromShadow = (): number => {

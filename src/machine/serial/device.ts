@@ -20,10 +20,12 @@ const BUSY_LIMIT = 128;
 const QUIET_MS = 1;
 
 /**
- * Input waits for the guest to raise RTS: a driver that sets the port up throws away what came before. A guest that has
- * no driver with modem control gets its input after this time.
+ * Input waits for the guest to raise RTS: a driver that sets the port up throws away what came before. A small kernel
+ * without modem control shows that it listens by reading the line status over and over without writing anything, so
+ * often between two looks.
  */
-const RTS_PATIENCE_MS = 10_000;
+const POLLING_READS = 64;
+const POLLING_LOOK_MS = 250;
 
 export type SerialOptions = {
   readonly bus: Bus;
@@ -73,9 +75,13 @@ export class Serial {
   #threPending = false;
   /** Whether the guest has ever asked to send. */
   #rtsSeen = false;
-  /** It has not, for so long that the host sends anyway. */
+  /** It has not, but polls for input: the host sends anyway. */
   #unprompted = false;
-  #patience: NodeJS.Timeout | undefined;
+  #look: NodeJS.Timeout | undefined;
+  /** reads and writes at the last look */
+  #lookedReads = 0;
+  #lookedWrites = 0;
+  #writes = 0;
 
   /** Characters are on their way out; becomes {@link #threPending} in {@link #advance}. */
   #transmitting = false;
@@ -119,9 +125,7 @@ export class Serial {
     const taken = this.#input.push(bytes);
     // Who does not wait for the outcome must not be ended by it as an unhandled rejection.
     taken.catch(() => undefined);
-    if (!this.#rtsSeen && !this.#unprompted)
-      this.#patience ??= setTimeout(() => this.#losePatience(), RTS_PATIENCE_MS);
-    this.#patience?.unref();
+    this.#watchPolling();
     this.#schedule();
     return taken;
   }
@@ -180,7 +184,7 @@ export class Serial {
     this.#closed = true;
     this.#region.remove();
     clearTimeout(this.#quiet);
-    clearTimeout(this.#patience);
+    clearTimeout(this.#look);
     this.#flush();
     this.#input.clear(new Error(`${this.#name} is closed`));
   }
@@ -212,6 +216,7 @@ export class Serial {
   }
 
   #writeRegister(register: number, value: number): void {
+    this.#writes++;
     switch (register) {
       case REG.data:
         if (this.#lcr & LCR.dlab) this.#divisor = (this.#divisor & 0xff00) | value;
@@ -368,10 +373,20 @@ export class Serial {
     }
   }
 
-  #losePatience(): void {
-    this.#patience = undefined;
-    this.#unprompted = !this.#rtsSeen;
-    this.#progress();
+  /** While input waits for RTS, looks from time to time whether the guest polls for it. */
+  #watchPolling(): void {
+    if (this.#rtsSeen || this.#unprompted || this.#look !== undefined) return;
+    this.#lookedReads = this.#region.reads();
+    this.#lookedWrites = this.#writes;
+    this.#look = setTimeout(() => {
+      this.#look = undefined;
+      if (this.#closed || this.#rtsSeen || this.#input.length === 0) return;
+      this.#unprompted =
+        this.#writes === this.#lookedWrites && this.#region.reads() - this.#lookedReads >= POLLING_READS;
+      if (this.#unprompted) this.#progress();
+      else this.#watchPolling();
+    }, POLLING_LOOK_MS);
+    this.#look.unref();
   }
 
   #progress(): void {

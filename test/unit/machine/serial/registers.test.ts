@@ -261,14 +261,23 @@ describe('receiver', () => {
     expect(read(DATA)).toBe(0x62);
   });
 
-  it('sends at last to a guest that never raises RTS', async () => {
+  it('sends to a guest without modem control once it polls for input, and not while it writes', async () => {
     vi.useFakeTimers();
+    const poll = (times: number): void => {
+      for (let i = 0; i < times; i++) read(LSR);
+    };
     try {
       void uart.input(Buffer.from('a'));
       await turn();
-      vi.advanceTimersByTime(9_999);
+      vi.advanceTimersByTime(60_000);
       expect(read(LSR)).toBe(0x60);
-      vi.advanceTimersByTime(1);
+      write(DATA, 0x41);
+      await turn();
+      poll(1000);
+      vi.advanceTimersByTime(250);
+      expect(read(LSR)).toBe(0x60);
+      poll(1000);
+      vi.advanceTimersByTime(250);
       expect(read(LSR)).toBe(0x61);
     } finally {
       vi.useRealTimers();
