@@ -2,17 +2,24 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * unit: any machine, seconds. kvm: needs /dev/kvm, boots no kernel. guest: boots kernels, directly where KVM can
- * run one, else in the lab. soak: the long forms, not part of `npm test`.
+ * run one, else in the lab. soak: the long forms, not part of `npm test`. One
+ * project after the other: what boots kernels has the machine for itself.
  */
 export default defineConfig({
   test: {
     projects: [
       {
-        test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 30_000 },
+        test: {
+          name: 'unit',
+          sequence: { groupOrder: 0 },
+          include: ['test/unit/**/*.test.ts'],
+          testTimeout: 30_000,
+        },
       },
       {
         test: {
           name: 'kvm',
+          sequence: { groupOrder: 1 },
           include: ['test/kvm/**/*.test.ts'],
           testTimeout: 60_000,
           pool: 'forks',
@@ -22,6 +29,7 @@ export default defineConfig({
       {
         test: {
           name: 'guest',
+          sequence: { groupOrder: 2 },
           include: ['test/guest/**/*.test.ts'],
           testTimeout: 300_000,
           hookTimeout: 300_000,
@@ -32,6 +40,7 @@ export default defineConfig({
       {
         test: {
           name: 'soak',
+          sequence: { groupOrder: 3 },
           include: ['test/soak/**/*.test.ts'],
           testTimeout: 7_200_000,
           hookTimeout: 300_000,
