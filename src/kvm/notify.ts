@@ -53,6 +53,7 @@ export class KvmNotifier implements Notifier {
       vm.native.ioeventfd(request);
       event.onEvent = notified;
       event.watch();
+      vm.attached.add(event);
     } catch (error) {
       event.close();
       throw error;
@@ -60,6 +61,7 @@ export class KvmNotifier implements Notifier {
     return {
       detach: () => {
         if (!vm.closed) vm.native.ioeventfd({ ...request, remove: true });
+        vm.attached.delete(event);
         event.close();
       },
     };

@@ -42,6 +42,8 @@ export type RegionCount = {
 export class KvmVm implements Bus {
   readonly native: NativeVm;
   readonly routing: IrqRouting;
+  /** What lives as long as the VM although nobody else may hold it: watched events, which hold nothing themselves. */
+  readonly attached = new Set<object>();
   /** Told when a vCPU stopped by itself. */
   onExit: (exit: VcpuExit) => void = () => undefined;
   /** Told of an exception out of a device's callback: a bug of tsvm, never the guest's doing. */
@@ -188,6 +190,7 @@ export class KvmVm implements Bus {
     this.native.close();
     for (const vcpu of this.#vcpus) vcpu.rested('closed');
     this.#regions.clear();
+    this.attached.clear();
   }
 
   #readsOf(id: number): number {

@@ -26,7 +26,10 @@ describe('KvmNotifier', () => {
     });
     const notified = vi.fn();
     new KvmNotifier(tiny.vm).attach({ space: 'mmio', address: MMIO + 4, size: 0 }, notified);
+    // Nobody but the VM holds the attachment.
+    globalThis.gc?.();
     await runToHalt(tiny);
+    globalThis.gc?.();
     await vi.waitFor(() => expect(notified).toHaveBeenCalled());
     expect(writes).toEqual([8]);
   });

@@ -134,7 +134,7 @@ describe.skipIf(!haveScript)('tsvm doctor on a terminal', () => {
   async function report(setting: string): Promise<string> {
     using terminal = new PseudoTerminal(
       TSVM,
-      `unset NO_COLOR FORCE_COLOR; TERM=xterm ${setting} $PROGRAM doctor`,
+      `unset NO_COLOR FORCE_COLOR CI; TERM=xterm ${setting} $PROGRAM doctor`,
     );
     await terminal.ended();
     return terminal.output;
