@@ -1,24 +1,14 @@
 import { execa } from 'execa';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { packageRoot } from '../../src/kvm/package-root.ts';
+
+export { packageRoot };
 
 /** A step of fetching or building that failed: what failed, why, and what to do about it. */
 export class DebianError extends Error {
   override readonly name = 'DebianError';
-}
-
-/** The directory that holds package.json of tsvm, wherever this module was bundled to. */
-export function packageRoot(): string {
-  for (let dir = import.meta.dirname; ; dir = dirname(dir)) {
-    const manifest = join(dir, 'package.json');
-    if (existsSync(manifest)) {
-      const parsed: unknown = JSON.parse(readFileSync(manifest, 'utf8'));
-      if (typeof parsed === 'object' && parsed !== null && 'name' in parsed && parsed.name === 'tsvm')
-        return dir;
-    }
-    if (dirname(dir) === dir) throw new DebianError(`no package.json of tsvm above ${import.meta.dirname}`);
-  }
 }
 
 /** Root of all caches: TSVM_CACHE, else `.cache` of the package. */

@@ -4,7 +4,7 @@ import { Features } from './features.ts';
 import { progressFault } from './queue.ts';
 import { layoutFault, QUEUE_SIZE_LIMIT } from './queue-layout.ts';
 import { layoutOf } from './queue-setup.ts';
-import { checkState, StateError, unsigned } from './state.ts';
+import { checkState, DeviceStateError, unsigned } from '../kvm/device-state.ts';
 import { isReachable, STATUS } from './status.ts';
 
 const word = unsigned(0xffff_ffff);
@@ -57,11 +57,11 @@ export type CoreFacts = {
 export const isActive = (status: number): boolean =>
   (status & (STATUS.driverOk | STATUS.needsReset)) === STATUS.driverOk;
 
-/** @throws StateError where `data` is no state that this device can have had */
+/** @throws DeviceStateError where `data` is no state that this device can have had */
 export function checkCoreState(data: unknown, { name, memory, sizeLimits, accepts }: CoreFacts): CoreState {
   const state = checkState(name, coreSchema, data);
   const refuse = (message: string): never => {
-    throw new StateError(`state of ${name}: ${message}`);
+    throw new DeviceStateError(`state of ${name}: ${message}`);
   };
   const { status } = state;
   if (!isReachable(status)) refuse(`status 0x${status.toString(16)} is none that a device can have`);

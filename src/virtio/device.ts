@@ -66,7 +66,7 @@ export type VirtioDevice = {
   save(): unknown;
   /**
    * Takes what `save` gave, before `activate` where the device was active. Requests that were in flight are popped
-   * again. @throws StateError where it makes no sense
+   * again. @throws DeviceStateError where it makes no sense
    */
   restore(state: unknown): void;
 };

@@ -4,7 +4,7 @@ import type { Notifier } from '../kvm/notify.ts';
 import type { VirtioDevice } from './device.ts';
 import { RegisterImage } from './register-image.ts';
 import type { QueueAddress } from './queue-setup.ts';
-import { checkState } from './state.ts';
+import { checkState } from '../kvm/device-state.ts';
 import { mmioSchema } from './transport-state.ts';
 import { VirtioCore } from './transport.ts';
 
@@ -174,7 +174,7 @@ export class MmioTransport {
     return { core: this.core.save(), interruptStatus: this.#interruptStatus };
   }
 
-  /** @throws StateError, with nothing changed */
+  /** @throws DeviceStateError, with nothing changed */
   restore(data: unknown): void {
     const state = checkState(this.#device.name, mmioSchema, data);
     this.core.restore(state.core);

@@ -89,6 +89,6 @@ export type PciFunction = {
   resume(): void;
   /** Plain data. Only while paused. */
   save(): unknown;
-  /** @throws StateError, with nothing changed */
+  /** @throws DeviceStateError, with nothing changed */
   restore(state: unknown): void;
 };

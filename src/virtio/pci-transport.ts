@@ -14,7 +14,7 @@ import {
 } from './pci-layout.ts';
 import type { BarRegion, PciBar, PciCapability, PciFunction, PciIdentity, PciSlot } from './pci-function.ts';
 import { RegisterImage } from './register-image.ts';
-import { checkState, StateError } from './state.ts';
+import { checkState, DeviceStateError } from '../kvm/device-state.ts';
 import type { QueueAddress } from './queue-setup.ts';
 import { pciSchema } from './transport-state.ts';
 import { VirtioCore } from './transport.ts';
@@ -169,7 +169,7 @@ export class PciTransport implements PciFunction {
     const state = checkState(this.name, pciSchema, data);
     const vectors = [state.configVector, ...state.queueVectors];
     if (vectors.length !== this.msix.vectors || vectors.some((vector) => this.#vector(vector) !== vector))
-      throw new StateError(`state of ${this.name}: interrupt vectors that it does not have`);
+      throw new DeviceStateError(`state of ${this.name}: interrupt vectors that it does not have`);
     this.core.restore(state.core);
     this.#configVector = state.configVector;
     this.#queueVectors = state.queueVectors;

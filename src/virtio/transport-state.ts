@@ -1,5 +1,5 @@
 import * as v from 'valibot';
-import { unsigned } from './state.ts';
+import { unsigned } from '../kvm/device-state.ts';
 
 const vector = unsigned(0xffff);
 

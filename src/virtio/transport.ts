@@ -242,7 +242,7 @@ export class VirtioCore {
 
   /**
    * Takes what {@link save} gave, into a device that nothing was done with. It is paused afterwards.
-   * @throws StateError where it does not fit this device or this memory; nothing was changed then
+   * @throws DeviceStateError where it does not fit this device or this memory; nothing was changed then
    */
   restore(data: unknown): void {
     const state = checkCoreState(data, {

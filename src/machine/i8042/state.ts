@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 
-import { byte, checkState, unsigned } from '../device-state.ts';
+import { byte, checkState, unsigned } from '../../kvm/device-state.ts';
 
 /** Bytes of key codes that the keyboard holds; drivers flush no more than this at once. */
 export const KEYBOARD_BUFFER = 16;

@@ -4,7 +4,7 @@ import type { MessageSource } from '../../kvm/notify.ts';
 import { PCI_ECAM, PCI_MMIO32, type MemoryRange } from '../../boot/layout.ts';
 import type { PciFunction } from '../../virtio/pci-function.ts';
 import type { PciInterrupt } from '../acpi/config.ts';
-import { checkState, DeviceStateError } from '../device-state.ts';
+import { checkState, DeviceStateError } from '../../kvm/device-state.ts';
 import type { PciConfigSpace } from './config-ports.ts';
 import { hostBridge } from './host-bridge.ts';
 import { SharedLine } from './intx.ts';

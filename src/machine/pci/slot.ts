@@ -4,7 +4,7 @@ import type { MessageSource } from '../../kvm/notify.ts';
 import type { MemoryRange } from '../../boot/layout.ts';
 import type { PciCapability, PciFunction, PciSlot } from '../../virtio/pci-function.ts';
 import { RegisterImage } from '../../virtio/register-image.ts';
-import { byte, checkState, DeviceStateError } from '../device-state.ts';
+import { byte, checkState, DeviceStateError } from '../../kvm/device-state.ts';
 import { Bars } from './bars.ts';
 import { Msix } from './msix.ts';
 import { COMMAND, CONFIG, CONFIG_SIZE, ECAM_FUNCTION_SIZE, MSIX, PCI_STATUS } from './registers.ts';

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 
-import { checkState, unsigned } from '../device-state.ts';
+import { checkState, unsigned } from '../../kvm/device-state.ts';
 
 const schema = v.strictObject({
   /** the configuration address register */

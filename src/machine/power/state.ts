@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 
-import { byte, checkState, unsigned } from '../device-state.ts';
+import { byte, checkState, unsigned } from '../../kvm/device-state.ts';
 
 const schema = v.strictObject({
   pm1: v.strictObject({

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 
-import { byte, checkState, unsigned } from '../device-state.ts';
+import { byte, checkState, unsigned } from '../../kvm/device-state.ts';
 import { CMOS_SIZE, INTERRUPTS } from './registers.ts';
 
 /** The range of times that a Date holds (ECMA-262, 21.4.1.1), in milliseconds. */

@@ -2,7 +2,7 @@ import { noConfig, DeviceConfig, type ConfigRegisters } from '../../../src/virti
 import type { Activation, VirtioDevice } from '../../../src/virtio/device.ts';
 import { Features } from '../../../src/virtio/features.ts';
 import type { Chain } from '../../../src/virtio/chain.ts';
-import { checkState, unsigned } from '../../../src/virtio/state.ts';
+import { checkState, unsigned } from '../../../src/kvm/device-state.ts';
 import * as v from 'valibot';
 
 const state = v.strictObject({ served: unsigned(2 ** 32) });
