@@ -125,6 +125,25 @@ export type NativeVm = {
   close(): void;
 };
 
+export type IoEngine = 'io_uring' | 'threads';
+
+/** Requests and completions lie in the area; src/kvm/io-ring.ts and native/io_ring.h say how. */
+export type NativeIoRing = {
+  readonly engine: IoEngine;
+  /** called on the event loop when there are completions, with their number */
+  onCompletions?: (count: number) => void;
+  area(): ArrayBuffer;
+  register(buffer: ArrayBuffer, offset: number, length: number): number;
+  unregister(buffer: number): void;
+  /** Takes the first `count` requests of the area; all of these return how many completions lie there now. */
+  submit(count: number): number;
+  reap(): number;
+  /** Blocks until there is a completion, or nothing in flight. */
+  wait(): number;
+  /** Blocks until nothing is in flight. */
+  close(): void;
+};
+
 type Addon = {
   initialize(errorClass: typeof KvmError): void;
   EventFd: new () => NativeEventFd;
@@ -132,6 +151,7 @@ type Addon = {
   Memory: new (options: NativeMemoryOptions) => NativeMemory;
   Kvm: new (path: string) => NativeKvm;
   Vm: new (kvm: NativeKvm) => NativeVm;
+  IoRing: new (engine: IoEngine | undefined, entries: number, pieces: number) => NativeIoRing;
 };
 
 function load(): Addon {
