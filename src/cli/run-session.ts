@@ -52,7 +52,7 @@ const SIGNALS: readonly (readonly [NodeJS.Signals, ExitCode])[] = [
 ];
 
 /**
- * Boots a VM in the foreground with its serial console on standard input and output, and stays until it ends, or
+ * Boots a VM in the foreground with its console on standard input and output, and stays until it ends, or
  * until the user, a signal or the time limit ends it. A second signal does not wait for the VM to stop.
  * Returns the exit status. @throws what `start` throws; the terminal has its settings back then as always
  */
@@ -116,7 +116,7 @@ class Session {
     // Node ends a process that waits for nothing but promises, whatever becomes of them.
     const alive = setInterval(() => undefined, 2 ** 30);
     this.#undo.push(() => clearInterval(alive));
-    const starting = this.#request.start(this.#request.options);
+    const starting = this.#request.start({ log: (line) => this.#say(line), ...this.#request.options });
     const started = await Promise.race([starting, this.#leave.promise]);
     if ('code' in started) {
       // A VM that comes up after all must not live on where the process does.
@@ -150,20 +150,21 @@ class Session {
   #attach(vm: RunningVm): void {
     const { stdin, process } = this.#io;
     // What the guest said before anybody could listen is in the tail; no event comes in between.
-    this.#output.write(Buffer.from(vm.serial.tail()));
-    this.#undo.push(vm.serial.onData((bytes) => this.#output.write(bytes)));
+    this.#output.write(Buffer.from(vm.console.tail()));
+    this.#undo.push(vm.console.onData((bytes) => this.#output.write(bytes)));
+    this.#followWindowSize(vm);
     if (stdin.isTTY !== true) {
       const onError = (error: Error): void => {
         this.#say(`read failed on standard input: ${errorMessage(error)}; the guest gets no more input`);
       };
-      this.#undo.push(pumpPipe(stdin, vm.serial, { onError }));
+      this.#undo.push(pumpPipe(stdin, vm.console, { onError }));
       return;
     }
     const raw = enterRawMode(stdin, process);
     this.#undo.push(raw.restore);
     this.#watchJobControl(raw);
     this.#undo.push(
-      pumpTerminal(stdin, vm.serial, {
+      pumpTerminal(stdin, vm.console, {
         onCommand: (command) => this.#command(vm, command),
         onDrop: () => this.#say('the guest takes no input: typing is being dropped'),
         onHangup: () => this.#leave.resolve({ code: EXIT.hangup }),
@@ -228,15 +229,29 @@ class Session {
     }
   }
 
+  /** A virtio console hears of the terminal's size, now and when it changes. */
+  #followWindowSize(vm: RunningVm): void {
+    const { stdout } = this.#io;
+    const follow = (): void => {
+      const { rows, columns } = this.#windowSize() ?? {};
+      if (rows !== undefined && columns !== undefined) vm.resizeConsole(columns, rows);
+    };
+    follow();
+    stdout.on('resize', follow);
+    this.#undo.push(() => stdout.off('resize', follow));
+  }
+
   /** A serial line has no channel for the window size, so it is typed, as the user would do it. */
   #typeWindowSize(vm: RunningVm): void {
+    const size = this.#windowSize();
+    if (size === undefined) this.#say('the size of the terminal is not known');
+    else vm.console.write(`stty rows ${size.rows} cols ${size.columns}\r`).catch(() => undefined);
+  }
+
+  #windowSize(): { rows: number; columns: number } | undefined {
     const terminal = [this.#io.stdout, this.#io.stderr].find((stream) => stream.isTTY === true);
-    const { rows, columns } = terminal ?? {};
-    if (rows === undefined || columns === undefined || rows === 0 || columns === 0) {
-      this.#say('the size of the terminal is not known');
-      return;
-    }
-    vm.serial.write(`stty rows ${rows} cols ${columns}\r`).catch(() => undefined);
+    const { rows = 0, columns = 0 } = terminal ?? {};
+    return rows > 0 && columns > 0 ? { rows, columns } : undefined;
   }
 
   async #stop(vm: RunningVm): Promise<void> {
@@ -268,7 +283,7 @@ class Session {
   #sayLeave(leave: Leave, vm: RunningVm | undefined): void {
     if (leave.message !== undefined) this.#say(leave.message);
     if (leave.tail !== true) return;
-    const tail = vm?.serial.tail(TAIL_LINES).trimEnd() ?? '';
+    const tail = vm?.console.tail(TAIL_LINES).trimEnd() ?? '';
     if (vm === undefined) this.#print('The kernel was still being loaded.');
     else if (tail === '') this.#print('The console has said nothing.');
     else this.#print(`The console's last lines:\n${tail}`);

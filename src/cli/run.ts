@@ -1,7 +1,8 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 
 import { MAX_VCPUS } from '../boot/layout.ts';
-import type { RunningVm, VmOptions } from '../vmm/types.ts';
+import type { BalloonOptions, DiskOptions, PortOptions, RunningVm, VmOptions } from '../vmm/types.ts';
+import { parseBalloon, parseDisk, parsePort } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
 import { parseSize } from './sizes.ts';
@@ -15,6 +16,12 @@ type RunFlags = {
   readonly mem?: number;
   readonly cpus?: number;
   readonly cpu?: string;
+  readonly disk?: readonly DiskOptions[];
+  readonly transport?: NonNullable<VmOptions['transport']>;
+  readonly console?: NonNullable<VmOptions['console']>;
+  readonly port?: readonly PortOptions[];
+  readonly rng?: true;
+  readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
   readonly timings?: true;
   readonly reboot: boolean;
@@ -27,14 +34,16 @@ const LONGEST_TIMEOUT = Math.floor((2 ** 31 - 1) / 1000);
 const EXAMPLES = [
   'tsvm run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0 quiet"',
   'tsvm run --kernel vmlinuz --initrd base.img --initrd extra.img --mem 2G --cpus 2',
+  'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --cmdline "root=LABEL=root console=ttyS0"',
   'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
 ];
 
 const CONSOLE_HELP = `
-The terminal is the guest's serial console, in raw mode: all keys go to the guest but Ctrl-].
+The terminal is the guest's console, in raw mode: all keys go to the guest but Ctrl-].
 ${escapeHelp()}
 
 A serial line does not carry the size of the terminal: after a resize Ctrl-] s tells a shell in the guest.
+The virtio console (--console hvc0) does. A comma in a file name is written twice.
 Where standard input is not a terminal, all of it goes to the guest, and its end does not end the VM.`;
 
 function seconds(text: string): number {
@@ -57,6 +66,12 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...(flags.mem !== undefined && { memory: flags.mem }),
     ...(flags.cpus !== undefined && { cpus: flags.cpus }),
     ...(flags.cpu !== undefined && { cpu: flags.cpu }),
+    ...(flags.transport !== undefined && { transport: flags.transport }),
+    ...(flags.disk !== undefined && { disks: flags.disk }),
+    ...(flags.console !== undefined && { console: flags.console }),
+    ...(flags.port !== undefined && { ports: flags.port }),
+    ...(flags.rng !== undefined && { rng: flags.rng }),
+    ...(flags.balloon !== undefined && { balloon: flags.balloon === true ? {} : flags.balloon }),
   };
 }
 
@@ -70,10 +85,40 @@ export function addRun(program: Command, done: Done, start = startVm): void {
   addVerb(program, 'run', 'boot a kernel in the foreground', EXAMPLES)
     .option('--kernel <file>', 'bzImage or vmlinux to boot (required)')
     .option('--initrd <file>', 'initial RAM disk; may be given again, they are joined in order', collect)
-    .option('--cmdline <text>', 'kernel command line (default: "console=ttyS0")')
+    .option('--cmdline <text>', 'kernel command line (default: "console=ttyS0", or hvc0 with --console hvc0)')
     .option('--mem <size>', 'RAM, such as 768M or 1.5G (default: 512M)', argument(parseSize))
     .option('--cpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS} (default: 1)`, wholeNumber(1, MAX_VCPUS))
     .option('--cpu <features>', 'CPU features to add and to hide, such as +avx2,-rdrand')
+    .option(
+      '--disk <file>',
+      'disk image, with settings: FILE[,format=raw][,ro][,cache=writeback|none|unsafe][,serial=TEXT]' +
+        '[,block-size=512|4096][,queues=N][,bps=SIZE][,iops=N]; may be given again',
+      listOf(parseDisk),
+    )
+    .addOption(
+      new Option('--transport <kind>', 'how the guest reaches its devices (default: pci)').choices([
+        'pci',
+        'mmio',
+        'mmio-cmdline',
+      ]),
+    )
+    .addOption(
+      new Option('--console <kind>', 'what the terminal is connected to (default: serial)').choices([
+        'serial',
+        'hvc0',
+      ]),
+    )
+    .option(
+      '--port <name=path>',
+      "channel from the guest's /dev/virtio-ports/NAME to a unix socket; may be given again",
+      listOf(parsePort),
+    )
+    .option('--rng', 'virtio source of random numbers')
+    .option(
+      '--balloon [settings]',
+      'memory balloon: [size=SIZE][,deflate-on-oom=on|off][,reporting=on|off][,stats=SECONDS]',
+      argument(parseBalloon),
+    )
     .option('--timeout <seconds>', 'end the VM after this time, with exit status 124', argument(seconds))
     .option('--no-reboot', 'end where the guest reboots, with exit status 4')
     .option('--unpack-kernel', 'unpack a packed kernel on the host, once, and keep it', true)
@@ -103,4 +148,10 @@ export function addRun(program: Command, done: Done, start = startVm): void {
 
 function collect(value: string, previous: readonly string[] = []): readonly string[] {
   return [...previous, value];
+}
+
+/** Reads an argument that may be given more than once. */
+function listOf<T>(parse: (text: string) => T): (text: string, previous: readonly T[] | undefined) => T[] {
+  const one = argument(parse);
+  return (text, previous = []) => [...previous, one(text)];
 }

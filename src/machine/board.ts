@@ -2,6 +2,7 @@ import { GSI, KVM_IDENTITY_MAP, KVM_TSS, PORT, ramRanges } from '../boot/layout.
 import { GuestRam, type HugePages } from '../kvm/memory.ts';
 import type { Kvm } from '../kvm/system.ts';
 import { KvmVm } from '../kvm/vm.ts';
+import type { VirtioDevice } from '../virtio/device.ts';
 import { buildAcpi, writeAcpi } from './acpi/tables.ts';
 import { buildCpuid } from './cpuid/build.ts';
 import { I8042 } from './i8042/device.ts';
@@ -11,6 +12,7 @@ import { setUpProcessor } from './processors.ts';
 import { Rtc } from './rtc/device.ts';
 import { Serial } from './serial/device.ts';
 import { buildSmbios, writeSmbios } from './smbios/tables.ts';
+import { VirtioBus, type VirtioTransport } from './virtio-bus.ts';
 
 export type BoardOptions = {
   readonly kvm: Kvm;
@@ -24,6 +26,11 @@ export type BoardOptions = {
   readonly uuid: string;
   /** default `transparent` */
   readonly hugePages?: HugePages;
+  /** made anew for every board, see {@link VirtioDevice} */
+  readonly devices: readonly VirtioDevice[];
+  readonly transport: VirtioTransport;
+  /** takes lines for the log: what a guest or a device did wrong */
+  readonly report: (message: string) => void;
   /** takes what the guest writes to COM1; the bytes are the callee's to keep */
   readonly serialOutput: (bytes: Uint8Array) => void;
   /** the guest has entered S5 */
@@ -46,10 +53,13 @@ export class Board {
   readonly power: Power;
   /** guest-physical address of ACPI's root pointer */
   readonly rsdp: number;
+  /** what the kernel's command line has to say of devices */
+  readonly kernelParameters: readonly string[];
   readonly #rtc: Rtc;
+  readonly #virtio: VirtioBus;
   readonly #pciConfig: PciConfigPorts;
 
-  /** @throws KvmError, CpuFeatureError; nothing is left open then */
+  /** @throws KvmError, CpuFeatureError, RangeError for too many devices; nothing is left open then */
   constructor(options: BoardOptions) {
     const { kvm, memory } = options;
     this.vm = new KvmVm(kvm, { identityMapAddress: KVM_IDENTITY_MAP, tssAddress: KVM_TSS });
@@ -61,6 +71,20 @@ export class Board {
     }
     const bus = this.vm;
     const { onReset, onPowerOff } = options;
+    try {
+      this.#virtio = new VirtioBus({
+        vm: bus,
+        memory: this.ram.memory,
+        transport: options.transport,
+        devices: options.devices,
+        report: options.report,
+      });
+    } catch (error) {
+      this.vm.close();
+      this.ram.close();
+      throw error;
+    }
+    this.kernelParameters = this.#virtio.kernelParameters;
     this.serial = new Serial({ bus, irq: bus.irqLine(GSI.com1), output: options.serialOutput });
     this.#rtc = new Rtc({ bus, irq: bus.irqLine(GSI.rtc), memory });
     this.keyboard = new I8042({ bus, irq: bus.irqLine(GSI.keyboard), onReset });
@@ -74,7 +98,12 @@ export class Board {
         if (event === 'panicked') options.onPanic();
       },
     });
-    this.#pciConfig = new PciConfigPorts({ bus, resetControl: this.power.resetControl });
+    const { configSpace } = this.#virtio;
+    this.#pciConfig = new PciConfigPorts({
+      bus,
+      resetControl: this.power.resetControl,
+      ...(configSpace && { configSpace }),
+    });
     try {
       this.vm.mapRam(this.ram);
       this.rsdp = this.#writeTables(options);
@@ -88,12 +117,14 @@ export class Board {
   resume(): void {
     this.#rtc.resume();
     this.power.resume();
+    this.#virtio.resume();
     this.vm.resume();
   }
 
-  /** Resolves when no vCPU runs and no device timer will fire. */
+  /** Resolves when no vCPU runs, no I/O is in flight and no device timer will fire. */
   async pause(): Promise<void> {
     await this.vm.pause();
+    await this.#virtio.pause();
     this.#rtc.pause();
     this.power.pause();
   }
@@ -101,6 +132,7 @@ export class Board {
   /** Ends the vCPUs, hands out the last output and frees all. May be called again. */
   close(): void {
     this.vm.close();
+    this.#virtio.close();
     this.serial.close();
     this.keyboard.close();
     this.#rtc.close();
@@ -113,6 +145,7 @@ export class Board {
     const acpi = buildAcpi({
       apicIds: Array.from({ length: cpus }, (_, index) => index),
       pvpanicPort: PORT.pvpanic,
+      ...this.#virtio.acpi,
     });
     writeAcpi(this.ram.memory, acpi);
     writeSmbios(this.ram.memory, buildSmbios({ uuid, vcpus: cpus, memory: ramRanges(memory) }));

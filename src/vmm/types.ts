@@ -1,4 +1,44 @@
 import type { KernelFormat } from '../boot/types.ts';
+import type { VirtioTransport } from '../machine/virtio-bus.ts';
+import type { DiskCache } from '../storage/disk.ts';
+
+/** A disk of a VM: `/dev/vda` is the first one. */
+export type DiskOptions = {
+  readonly path: string;
+  /** given by the owner and never guessed: a guest could write the head of another format into a raw disk */
+  readonly format: 'raw';
+  /** default false */
+  readonly readOnly?: boolean;
+  /** default `writeback` */
+  readonly cache?: DiskCache;
+  /** at most 20 characters, what the guest sees as the disk's serial number */
+  readonly serial?: string;
+  /** logical block size in bytes; default 512 */
+  readonly blockSize?: 512 | 4096;
+  /** request queues, 1 to 16; default one a vCPU, at most 4 */
+  readonly queues?: number;
+  /** limits of what the guest may do in a second, averaged, with one second's worth at once */
+  readonly rate?: { readonly bytesPerSecond?: number; readonly operationsPerSecond?: number };
+};
+
+/** A balloon, by which the host takes memory back. */
+export type BalloonOptions = {
+  /** what it holds from the start on, in bytes; default 0 */
+  readonly size?: number;
+  /** the guest takes memory back from it before it kills processes; default true */
+  readonly deflateOnOom?: boolean;
+  /** the guest tells of pages that it has freed, and the host takes them back; default true */
+  readonly freePageReporting?: boolean;
+  /** seconds between reports of the guest's memory use, 0 for none; default 0 */
+  readonly statisticsInterval?: number;
+};
+
+/** A named channel between a program in the guest (`/dev/virtio-ports/NAME`) and a unix socket on the host. */
+export type PortOptions = {
+  readonly name: string;
+  /** of the socket, which is made and removed with the VM */
+  readonly path: string;
+};
 
 /** What a VM is made of. Everything is checked before any resource is opened. */
 export type VmOptions = {
@@ -6,7 +46,7 @@ export type VmOptions = {
   readonly kernel: string;
   /** paths of initial RAM disks; several are concatenated in order */
   readonly initrds?: readonly string[];
-  /** kernel command line; default `console=ttyS0` */
+  /** kernel command line; default `console=ttyS0`, or `console=hvc0` where that is the console */
   readonly cmdline?: string;
   /** guest RAM in bytes, a multiple of 4 KiB, at least 32 MiB; default 512 MiB */
   readonly memory?: number;
@@ -18,6 +58,19 @@ export type VmOptions = {
   readonly unpackKernel?: boolean;
   /** end the VM where the guest asks for a reset, instead of booting it again; default false */
   readonly noReboot?: boolean;
+  /** how the guest reaches its virtio devices; default `pci` */
+  readonly transport?: VirtioTransport;
+  readonly disks?: readonly DiskOptions[];
+  /** what {@link RunningVm.console} is: the serial port, or a virtio console (`hvc0`); default `serial` */
+  readonly console?: 'serial' | 'hvc0';
+  /** named channels to programs in the guest */
+  readonly ports?: readonly PortOptions[];
+  /** a virtio source of random numbers; default false */
+  readonly rng?: boolean;
+  /** default none */
+  readonly balloon?: BalloonOptions;
+  /** takes lines about what went wrong with a device while the VM runs; default: they are dropped */
+  readonly log?: (line: string) => void;
 };
 
 /** Why a VM ended. */
@@ -51,7 +104,7 @@ export type AccessCount = {
   readonly waits: number;
 };
 
-/** The console of a VM: what COM1 says, and what it hears. */
+/** A console of a VM, or another stream of bytes: what the guest says, and what it hears. */
 export type SerialPort = {
   /** Calls `listener` with all output from now on; returns what ends that. The bytes are the listener's to keep. */
   onData(listener: (bytes: Uint8Array) => void): () => void;
@@ -61,9 +114,38 @@ export type SerialPort = {
   tail(lines?: number): string;
 };
 
+/** What a guest says of its memory; what it does not say is absent. Bytes, or counts since its boot. */
+export type MemoryStatistics = Readonly<Partial<Record<string, number>>>;
+
+/** How the host takes memory back from a running guest. */
+export type BalloonControl = {
+  /** what the balloon is to hold, in bytes */
+  readonly target: number;
+  /** what it holds */
+  readonly actual: number;
+  /** Sets the target, in bytes; the guest follows as it can. @throws RangeError above the guest's memory */
+  resize(size: number): void;
+  /** Asks the guest; undefined where it has no driver, or does not answer within `timeout` milliseconds. */
+  statistics(timeout?: number): Promise<MemoryStatistics | undefined>;
+};
+
 /** A machine that has been started, as the library and the CLI hold it. */
 export type RunningVm = AsyncDisposable & {
+  /** COM1 */
   readonly serial: SerialPort;
+  /** what {@link VmOptions.console} says: COM1 or hvc0 */
+  readonly console: SerialPort;
+  /** Tells a virtio console the size of its terminal, in characters; nothing to do for a serial one. */
+  resizeConsole(columns: number, rows: number): void;
+  /** the balloon, where there is one */
+  readonly balloon: BalloonControl | undefined;
+  /**
+   * Grows or shrinks a disk, and tells the guest.
+   * @param index of {@link VmOptions.disks}
+   * @param size in bytes, a multiple of 512
+   * @throws StorageError with the old size intact, RangeError for an index or size that cannot be
+   */
+  resizeDisk(index: number, size: number): Promise<void>;
   /** what was loaded */
   readonly kernelFormat: KernelFormat;
   /** why a kernel that was to be unpacked on the host was not, where so: one line */

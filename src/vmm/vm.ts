@@ -10,11 +10,19 @@ import { openKvm, type Kvm } from '../kvm/system.ts';
 import type { VcpuExit } from '../kvm/vcpu.ts';
 import { describeExit, reportExit } from './report.ts';
 import { SerialHost } from './serial-host.ts';
-import type { AccessCount, RunningVm, VmExit, VmExitReason, VmOptions } from './types.ts';
+import { Peripherals } from './peripherals.ts';
+import type {
+  AccessCount,
+  BalloonControl,
+  RunningVm,
+  SerialPort,
+  VmExit,
+  VmExitReason,
+  VmOptions,
+} from './types.ts';
 
 const DEFAULT_MEMORY = 512 * MIB;
 const LEAST_MEMORY = 32 * MIB;
-const DEFAULT_CMDLINE = 'console=ttyS0';
 const PAGE = 4096;
 
 /** A VM option that cannot be. */
@@ -23,18 +31,26 @@ export class VmOptionError extends RangeError {
   readonly code = 'EOPTION';
 }
 
-type Settings = Required<Omit<VmOptions, 'cpu'>> & { readonly cpu: string };
+type Settings = Required<Omit<VmOptions, 'balloon'>> & Pick<VmOptions, 'balloon'>;
 
 function settle(options: VmOptions): Settings {
+  const { console = 'serial', balloon } = options;
   const settings: Settings = {
     kernel: options.kernel,
     initrds: options.initrds ?? [],
-    cmdline: options.cmdline ?? DEFAULT_CMDLINE,
+    cmdline: options.cmdline ?? `console=${console === 'serial' ? 'ttyS0' : console}`,
     memory: options.memory ?? DEFAULT_MEMORY,
     cpus: options.cpus ?? 1,
     cpu: options.cpu ?? '',
     unpackKernel: options.unpackKernel ?? true,
     noReboot: options.noReboot ?? false,
+    transport: options.transport ?? 'pci',
+    disks: options.disks ?? [],
+    console,
+    ports: options.ports ?? [],
+    rng: options.rng ?? false,
+    ...(balloon !== undefined && { balloon }),
+    log: options.log ?? (() => undefined),
   };
   const { memory, cpus } = settings;
   if (!Number.isSafeInteger(memory) || memory < LEAST_MEMORY || memory % PAGE !== 0) {
@@ -54,14 +70,17 @@ export async function startVm(options: VmOptions): Promise<RunningVm> {
   const settings = settle(options);
   const sources: ByteSource[] = [];
   let kvm: Kvm | undefined;
+  let peripherals: Peripherals | undefined;
   try {
     kvm = openKvm();
+    peripherals = await Peripherals.open(settings);
     const { source, note } = await openKernel(settings.kernel, { unpack: settings.unpackKernel });
     sources.push(source);
     for (const path of settings.initrds) sources.push(openSource(path, 'initrd'));
-    return new VirtualMachine(settings, kvm, sources, note);
+    return new VirtualMachine(settings, kvm, sources, peripherals, note);
   } catch (error) {
     for (const source of sources) source.close();
+    await peripherals?.close();
     kvm?.close();
     throw error;
   }
@@ -76,6 +95,8 @@ class VirtualMachine implements RunningVm {
   readonly #kvm: Kvm;
   /** the kernel, then the initrds; open for as long as the VM may boot again */
   readonly #sources: readonly ByteSource[];
+  /** what is on the host's end of its devices; outlives the boards */
+  readonly #peripherals: Peripherals;
   readonly #resolveExited: (exit: VmExit) => void;
   #board: Board;
   #loaded: LoadedKernel;
@@ -88,8 +109,15 @@ class VirtualMachine implements RunningVm {
   #paused = false;
 
   /** Boots at once. @throws what loading throws, with the board closed again */
-  constructor(settings: Settings, kvm: Kvm, sources: readonly ByteSource[], note: string | undefined) {
+  constructor(
+    settings: Settings,
+    kvm: Kvm,
+    sources: readonly ByteSource[],
+    peripherals: Peripherals,
+    note: string | undefined,
+  ) {
     this.#settings = settings;
+    this.#peripherals = peripherals;
     this.#kvm = kvm;
     this.#sources = sources;
     if (note !== undefined) this.note = note;
@@ -104,6 +132,22 @@ class VirtualMachine implements RunningVm {
 
   get kernelFormat(): LoadedKernel['format'] {
     return this.#loaded.format;
+  }
+
+  get console(): SerialPort {
+    return this.#peripherals.console ?? this.serial;
+  }
+
+  get balloon(): BalloonControl | undefined {
+    return this.#peripherals.balloon;
+  }
+
+  resizeConsole(columns: number, rows: number): void {
+    this.#peripherals.resizeConsole(columns, rows);
+  }
+
+  async resizeDisk(index: number, size: number): Promise<void> {
+    await this.#peripherals.resizeDisk(index, size);
   }
 
   powerButton(): void {
@@ -134,9 +178,9 @@ class VirtualMachine implements RunningVm {
     return Promise.resolve();
   }
 
-  stop(): Promise<void> {
+  async stop(): Promise<void> {
     this.#end('stopped', 'the VM was stopped');
-    return Promise.resolve();
+    await this.exited;
   }
 
   accessCounts(): AccessCount[] {
@@ -171,6 +215,9 @@ class VirtualMachine implements RunningVm {
       cpus,
       cpu,
       uuid: this.#uuid,
+      transport: this.#settings.transport,
+      devices: this.#peripherals.devices(),
+      report: this.#settings.log,
       serialOutput: (bytes) => this.serial.output(bytes),
       onPowerOff: () => this.#end('poweroff', 'the guest powered itself off'),
       onReset: () => this.#guestReset('reboot', 'the guest asked for a reset'),
@@ -181,7 +228,7 @@ class VirtualMachine implements RunningVm {
       const loaded = loadLinux(board.ram.memory, {
         kernel: kernel!,
         initrds,
-        cmdline,
+        cmdline: [cmdline, ...board.kernelParameters].join(' '),
         rsdp: board.rsdp,
         e820: e820Map(memory),
       });
@@ -254,6 +301,16 @@ class VirtualMachine implements RunningVm {
     this.serial.close();
     for (const source of this.#sources) source.close();
     this.#kvm.close();
-    this.#resolveExited({ reason, message, ...(report !== undefined && { report }) });
+    const exit = { reason, message, ...(report !== undefined && { report }) };
+    // What the guest has flushed is on the disk before anybody hears that it has ended.
+    this.#peripherals.close().then(
+      () => this.#resolveExited(exit),
+      (error: unknown) => {
+        this.#settings.log(
+          `closing the VM's devices failed: ${error instanceof Error ? error.message : String(error)}`,
+        );
+        this.#resolveExited(exit);
+      },
+    );
   }
 }

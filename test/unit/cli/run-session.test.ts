@@ -21,7 +21,7 @@ class Keyboard extends PassThrough {
 class Screen extends Writable {
   readonly isTTY: boolean;
   readonly rows = 24;
-  readonly columns = 80;
+  columns = 80;
   text = '';
 
   constructor(isTTY = false) {
@@ -408,6 +408,18 @@ describe('a terminal', () => {
     expect(session.stderr.text).toContain('Keys after Ctrl-]:');
     session.process.emit('SIGTERM');
     await session.code;
+  });
+
+  it('tells a virtio console its size, at first and when it changes', async () => {
+    const session = begin({ keyboard: new Keyboard(), terminal: true });
+    await soon();
+    expect(session.vm.calls).toEqual(['resizeConsole 80x24']);
+    session.stdout.columns = 132;
+    session.stdout.emit('resize');
+    expect(session.vm.calls.at(-1)).toBe('resizeConsole 132x24');
+    session.process.emit('SIGTERM');
+    await session.code;
+    expect(session.stdout.listenerCount('resize')).toBe(0);
   });
 
   it('types its size with Ctrl-] s', async () => {

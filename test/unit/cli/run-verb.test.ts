@@ -6,8 +6,8 @@ import type { VmOptions } from '../../../src/vmm/types.ts';
 
 class Started extends Error {}
 
-/** The options that `tsvm run ARGS` starts a VM with. */
-async function optionsOf(...args: string[]): Promise<VmOptions> {
+/** The options that `tsvm run ARGS` starts a VM with, other than where its log goes. */
+async function optionsOf(...args: string[]): Promise<Omit<VmOptions, 'log'>> {
   let given: VmOptions | undefined;
   const program = new Command('tsvm').exitOverride();
   addRun(
@@ -20,7 +20,9 @@ async function optionsOf(...args: string[]): Promise<VmOptions> {
   );
   await expect(program.parseAsync(['run', ...args], { from: 'user' })).rejects.toThrow(Started);
   if (given === undefined) throw new Error('no VM was started');
-  return given;
+  const { log, ...options } = given;
+  expect(log).toBeTypeOf('function');
+  return options;
 }
 
 describe('the options of tsvm run', () => {
@@ -46,6 +48,36 @@ describe('the options of tsvm run', () => {
       noReboot: true,
       unpackKernel: false,
     });
+  });
+
+  it('describe devices', async () => {
+    const options = await optionsOf(
+      ...['--kernel', 'k', '--disk', 'a.raw', '--disk', 'b.raw,ro,serial=B', '--transport', 'mmio'],
+      ...[
+        '--console',
+        'hvc0',
+        '--port',
+        'org.qemu.guest_agent.0=agent.sock',
+        '--rng',
+        '--balloon',
+        'stats=2',
+      ],
+    );
+    expect(options).toMatchObject({
+      disks: [
+        { path: 'a.raw', format: 'raw' },
+        { path: 'b.raw', format: 'raw', readOnly: true, serial: 'B' },
+      ],
+      transport: 'mmio',
+      console: 'hvc0',
+      ports: [{ name: 'org.qemu.guest_agent.0', path: 'agent.sock' }],
+      rng: true,
+      balloon: { statisticsInterval: 2 },
+    });
+  });
+
+  it('have a balloon without settings', async () => {
+    expect((await optionsOf('--kernel', 'k', '--balloon')).balloon).toEqual({});
   });
 
   it('keep several initrds in their order', async () => {

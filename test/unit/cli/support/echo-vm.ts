@@ -13,6 +13,8 @@ export class EchoVm implements RunningVm {
   readonly timings = { kernelLoaded: 12.34, firstRun: 56.78 };
   readonly exited: Promise<VmExit>;
   readonly serial: SerialPort;
+  readonly console: SerialPort;
+  readonly balloon = undefined;
   /** what was asked of the machine, in order */
   readonly calls: string[] = [];
   /** all that the guest was given */
@@ -48,6 +50,7 @@ export class EchoVm implements RunningVm {
       tail: (lines) =>
         lines === undefined ? this.#output : this.#output.split('\n').slice(-lines).join('\n'),
     };
+    this.console = this.serial;
   }
 
   /** Bytes written to the serial port that the guest has not taken. */
@@ -83,6 +86,15 @@ export class EchoVm implements RunningVm {
 
   powerButton(): void {
     this.calls.push('powerButton');
+  }
+
+  resizeConsole(columns: number, rows: number): void {
+    this.calls.push(`resizeConsole ${columns}x${rows}`);
+  }
+
+  resizeDisk(index: number, size: number): Promise<void> {
+    this.calls.push(`resizeDisk ${index} ${size}`);
+    return Promise.resolve();
   }
 
   ctrlAltDel(): void {

@@ -1,0 +1,84 @@
+import { describe, expect, it } from 'vitest';
+import { parseBalloon, parseDisk, parsePort } from '../../../src/cli/device-options.ts';
+
+describe('a disk on the command line', () => {
+  it('is a raw file where nothing else is said', () => {
+    expect(parseDisk('debian.raw')).toEqual({ path: 'debian.raw', format: 'raw' });
+  });
+
+  it('takes every setting', () => {
+    const text = 'd,format=raw,ro,cache=none,serial=ABC-1,block-size=4096,queues=2,bps=10M,iops=500';
+    expect(parseDisk(text)).toEqual({
+      path: 'd',
+      format: 'raw',
+      readOnly: true,
+      cache: 'none',
+      serial: 'ABC-1',
+      blockSize: 4096,
+      queues: 2,
+      rate: { bytesPerSecond: 10 * 1024 ** 2, operationsPerSecond: 500 },
+    });
+  });
+
+  it('has a switch on, off or by its name', () => {
+    expect(parseDisk('d,ro=off').readOnly).toBe(false);
+    expect(parseDisk('d,ro=on').readOnly).toBe(true);
+  });
+
+  it.each([
+    ['a,,b', 'a,b'],
+    [',,a,ro', ',a'],
+    ['a,,,ro', 'a,'],
+    ['a,,,,b', 'a,,b'],
+  ])('takes two commas for one of the name: %s', (text, path) => {
+    expect(parseDisk(text).path).toBe(path);
+  });
+
+  it.each([
+    ['', 'needs a file'],
+    [',ro', 'needs a file'],
+    ['d,cache=fast', "cache: 'fast' is none of writeback, none, unsafe"],
+    ['d,cach=none', "did you mean 'cache'?"],
+    ['d,nonsense', "'nonsense' is no setting here"],
+    ['d,ro,ro', "'ro' is given twice"],
+    ['d,serial', "'serial' needs a value"],
+    ['d,serial=123456789012345678901', '1 to 20 printable'],
+    ['d,block-size=1000', '512 or 4096'],
+    ['d,queues=0', 'from 1 to 16'],
+    ['d,bps=quick', 'bps: not a size'],
+    ['d,__proto__=1', "'__proto__' is no setting"],
+  ])('is refused: %s', (text, reason) => {
+    expect(() => parseDisk(text)).toThrow(reason);
+  });
+});
+
+describe('a balloon on the command line', () => {
+  it('takes every setting', () => {
+    expect(parseBalloon('size=64M,deflate-on-oom=off,reporting=on,stats=5')).toEqual({
+      size: 64 * 1024 ** 2,
+      deflateOnOom: false,
+      freePageReporting: true,
+      statisticsInterval: 5,
+    });
+  });
+
+  it('may be empty at first', () => {
+    expect(parseBalloon('size=0')).toEqual({ size: 0 });
+  });
+});
+
+describe('a port on the command line', () => {
+  it('has a name and a path, which may hold an equals sign', () => {
+    expect(parsePort('org.qemu.guest_agent.0=/run/a=b.sock')).toEqual({
+      name: 'org.qemu.guest_agent.0',
+      path: '/run/a=b.sock',
+    });
+  });
+
+  it.each(['agent', '=path', 'agent=', 'a/b=path', 'a b=path', `${'n'.repeat(65)}=path`])(
+    'is refused: %s',
+    (text) => {
+      expect(() => parsePort(text)).toThrow(/port/);
+    },
+  );
+});
