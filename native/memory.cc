@@ -20,6 +20,8 @@ constexpr napi_type_tag kTag = {0x2c7e90b4f36d4a15, 0x9be4d8016a7fc253};
 
 // One ArrayBuffer: V8 on Node 20 takes up to 4 GiB, DataView offsets are cheapest below 2 GiB.
 constexpr uint64_t kWindowLimit = uint64_t{1} << 31;
+// KVM backs a slot with huge pages only where guest and host addresses agree below this.
+constexpr uint64_t kHugePage = uint64_t{1} << 21;
 
 struct HugePages {
   int map_flags = 0;
@@ -36,13 +38,35 @@ HugePages ParseHugePages(Napi::Env env, const std::string& text) {
   throw Napi::RangeError::New(env, "hugePages must be none, transparent, 2M or 1G");
 }
 
+// Addresses for a mapping that begins at a huge page's border; nullptr where there are none.
+uint8_t* Reserve(uint64_t size) {
+  const uint64_t room = size + kHugePage;
+  void* found = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (found == MAP_FAILED) return nullptr;
+  auto* start = static_cast<uint8_t*>(found);
+  const uint64_t skip = -reinterpret_cast<uintptr_t>(start) % kHugePage;
+  if (skip > 0) munmap(start, skip);
+  munmap(start + skip + size, room - skip - size);
+  return start + skip;
+}
+
 std::shared_ptr<Mapping> Map(Napi::Env env, uint64_t size, int flags, Fd fd, uint64_t offset, const HugePages& huge,
                              const char* what) {
+  uint8_t* place = nullptr;
+  if (huge.map_flags == 0) {
+    place = Reserve(size);
+    if (place == nullptr) ThrowErrno(env, errno, "mmap", what);
+    flags |= MAP_NORESERVE | MAP_FIXED;
+  }
   // Pages of a pool are reserved now: an empty pool is an error here, and not SIGBUS at the first touch.
-  if (huge.map_flags == 0) flags |= MAP_NORESERVE;
-  void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd.get(), static_cast<off_t>(offset));
-  if (base == MAP_FAILED) ThrowErrno(env, errno, "mmap", what);
-  auto mapping = std::make_shared<Mapping>(static_cast<uint8_t*>(base), size, std::move(fd), (flags & MAP_SHARED) != 0);
+  void* base = mmap(place, size, PROT_READ | PROT_WRITE, flags, fd.get(), static_cast<off_t>(offset));
+  if (base == MAP_FAILED) {
+    const int error = errno;
+    if (place != nullptr) munmap(place, size);
+    ThrowErrno(env, error, "mmap", what);
+  }
+  auto mapping = std::make_shared<Mapping>(static_cast<uint8_t*>(base), size, huge.page_size, std::move(fd),
+                                           (flags & MAP_SHARED) != 0);
   // Advice only: a kernel without transparent huge pages answers EINVAL and memory works all the same.
   if (huge.advise) madvise(base, size, MADV_HUGEPAGE);
   // Guest memory has no place in a core dump or in a child.
@@ -147,17 +171,36 @@ Napi::Value Memory::GetFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Open(info.Env()).fd());
 }
 
-// Gives pages back to the host; they read as zeros (or as the file's bytes) when they are touched next.
+// Gives pages back to the host; they read as zeros (or as the file's bytes) when they are touched next. Takes `count`
+// pairs of offset and length and looks at all of them before it touches the first.
 void Memory::Discard(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Mapping& mapping = Open(env);
-  const uint64_t offset = ToUint(info[0], "offset");
-  const uint64_t length = ToUint(info[1], "length");
-  if (offset % 4096 != 0 || length % 4096 != 0 || offset > mapping.size() || length > mapping.size() - offset) {
-    throw Napi::RangeError::New(env, "only whole pages of the memory can be discarded");
+  const Bytes bytes = ToBytes(info[0], "ranges");
+  if (info[0].As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Napi::TypeError::New(env, "ranges must be a Float64Array");
+  }
+  const auto* numbers = reinterpret_cast<const double*>(bytes.data);
+  const uint64_t count = ToUint(info[1], "count", bytes.size / (2 * sizeof(double)));
+  const auto whole_pages = [&](double number) {
+    return number >= 0 && number <= static_cast<double>(mapping.size()) &&
+           static_cast<double>(static_cast<uint64_t>(number)) == number &&
+           static_cast<uint64_t>(number) % mapping.page_size() == 0;
+  };
+  for (uint64_t i = 0; i < 2 * count; i += 2) {
+    if (!whole_pages(numbers[i]) || !whole_pages(numbers[i + 1]) ||
+        numbers[i] + numbers[i + 1] > static_cast<double>(mapping.size())) {
+      throw Napi::RangeError::New(env, "only whole pages of the memory can be discarded");
+    }
   }
   const int advice = mapping.shared() ? MADV_REMOVE : MADV_DONTNEED;
-  if (madvise(mapping.base() + offset, length, advice) < 0) ThrowErrno(env, errno, "madvise", "discard");
+  int error = 0;
+  for (uint64_t i = 0; i < 2 * count; i += 2) {
+    const auto offset = static_cast<uint64_t>(numbers[i]), length = static_cast<uint64_t>(numbers[i + 1]);
+    if (length == 0) continue;
+    if (madvise(mapping.base() + offset, length, advice) < 0 && error == 0) error = errno;
+  }
+  if (error != 0) ThrowErrno(env, error, "madvise", "discard");
 }
 
 void Memory::Close(const Napi::CallbackInfo&) {

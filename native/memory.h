@@ -14,14 +14,16 @@ namespace tsvm {
 // address range goes when the last of them has let go.
 class Mapping {
  public:
-  Mapping(uint8_t* base, uint64_t size, Fd fd, bool shared)
-      : base_(base), size_(size), fd_(std::move(fd)), shared_(shared) {}
+  Mapping(uint8_t* base, uint64_t size, uint64_t page_size, Fd fd, bool shared)
+      : base_(base), size_(size), page_size_(page_size), fd_(std::move(fd)), shared_(shared) {}
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
   uint8_t* base() const { return base_; }
   uint64_t size() const { return size_; }
+  // What can be given back at least.
+  uint64_t page_size() const { return page_size_; }
   int fd() const { return fd_.get(); }
   // Writes go to the file or memfd behind it.
   bool shared() const { return shared_; }
@@ -31,6 +33,7 @@ class Mapping {
  private:
   uint8_t* base_;
   uint64_t size_;
+  uint64_t page_size_;
   Fd fd_;
   bool shared_;
 };

@@ -23,6 +23,9 @@ function hintFor(code: string, syscall: string, request: string): string | undef
       ? 'give the VM less memory, or free some (huge pages come from a pool of their own)'
       : 'free some memory on the host';
   }
+  if (code === 'EINVAL' && syscall === 'madvise') {
+    return 'locked memory (mlockall, `ulimit -l`) stays with the process';
+  }
   if (code === 'ENOTTY' && request === 'KVM_GET_API_VERSION') {
     return 'what was opened is not KVM: its device is /dev/kvm';
   }

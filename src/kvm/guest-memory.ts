@@ -3,6 +3,7 @@
  * turned into an address. Whatever lies outside RAM ends as a {@link GuestFault}; device code catches that one
  * class and answers with a status, an error reply or DEVICE_NEEDS_RESET.
  */
+import type { PageRanges } from './page-ranges.ts';
 
 /** One piece of guest RAM: `bytes` shows guest-physical addresses from `base` on. */
 export type MemoryWindow = {
@@ -30,6 +31,19 @@ export class GuestFault extends Error {
   }
 }
 
+/** How pages of guest RAM are given back to the host. */
+export type PageReclaim = {
+  /** why none can be given back, in a few words for the log; undefined where they can */
+  readonly refusal: string | undefined;
+  /** what a page holds when it is touched again: zeros, or the bytes of the file behind it */
+  readonly leaves: 'zeros' | 'file';
+  /**
+   * Gives back the whole pages in ranges of guest-physical addresses, in one call of the host; returns how many
+   * bytes that are. @throws GuestFault outside RAM, KvmError where the host refuses, e.g. for locked memory
+   */
+  discard(ranges: PageRanges): number;
+};
+
 /** Joins the halves of a 64-bit guest number; above 2^53 the result is inexact but still far outside any RAM. */
 export function join64(low: number, high: number): number {
   return (high >>> 0) * 0x1_0000_0000 + (low >>> 0);
@@ -40,9 +54,12 @@ type Window = MemoryWindow & { readonly end: number; readonly view: DataView };
 export class GuestMemory {
   /** sorted by base, none overlapping */
   readonly #windows: readonly Window[];
+  /** there where the pages are the host's to take back */
+  readonly reclaim: PageReclaim | undefined;
   #last: Window;
 
-  constructor(windows: readonly MemoryWindow[]) {
+  constructor(windows: readonly MemoryWindow[], reclaim?: PageReclaim) {
+    this.reclaim = reclaim;
     const sorted = windows
       .map(({ base, bytes }) => ({
         base,

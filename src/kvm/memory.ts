@@ -1,5 +1,12 @@
-import { GuestMemory, WINDOW_LIMIT, type MemoryWindow } from './guest-memory.ts';
+import {
+  GuestFault,
+  GuestMemory,
+  WINDOW_LIMIT,
+  type MemoryWindow,
+  type PageReclaim,
+} from './guest-memory.ts';
 import { native, type HugePages, type NativeMemory } from './native.ts';
+import { PAGE_SIZE, PageRanges } from './page-ranges.ts';
 
 export type { HugePages };
 
@@ -20,11 +27,15 @@ export type GuestRamOptions = {
 };
 
 /** RAM of one VM: one mapping on the host, in it the guest's ranges one after the other. */
-export class GuestRam {
+export class GuestRam implements PageReclaim {
   readonly memory: GuestMemory;
   /** the ranges with their place in the mapping */
   readonly slots: readonly { readonly base: number; readonly size: number; readonly offset: number }[];
   readonly native: NativeMemory;
+  readonly refusal: string | undefined;
+  readonly leaves: 'zeros' | 'file';
+  /** offsets in the mapping, for one call */
+  readonly #offsets = new PageRanges();
 
   /** @throws KvmError where the host has not the memory, or the file is not there; RangeError for odd sizes */
   constructor(options: GuestRamOptions) {
@@ -35,7 +46,10 @@ export class GuestRam {
       return slot;
     });
     const backing = options.backing ?? { kind: 'anonymous' };
-    const common = { size: offset, hugePages: options.hugePages ?? 'transparent' };
+    const hugePages = options.hugePages ?? 'transparent';
+    this.leaves = backing.kind === 'file' ? 'file' : 'zeros';
+    this.refusal = refusalOf(backing, hugePages);
+    const common = { size: offset, hugePages };
     this.native = new (native().Memory)(
       backing.kind === 'file'
         ? {
@@ -57,11 +71,39 @@ export class GuestRam {
         });
       }
     }
-    this.memory = new GuestMemory(windows);
+    this.memory = new GuestMemory(windows, this);
+  }
+
+  discard(ranges: PageRanges): number {
+    const offsets = this.#offsets;
+    offsets.clear();
+    for (let i = 0; i < ranges.count; i++) this.#translate(ranges.address(i), ranges.length(i));
+    if (this.refusal !== undefined || offsets.count === 0) return 0;
+    this.native.discard(offsets.numbers, offsets.count);
+    return offsets.byteLength;
+  }
+
+  /** Adds the whole pages of a range, wherever they lie in the mapping. */
+  #translate(address: number, length: number): void {
+    if (!this.memory.contains(address, length)) throw new GuestFault(address, length);
+    const start = Math.ceil(address / PAGE_SIZE) * PAGE_SIZE;
+    const end = Math.floor((address + length) / PAGE_SIZE) * PAGE_SIZE;
+    for (const slot of this.slots) {
+      const from = Math.max(start, slot.base);
+      const to = Math.min(end, slot.base + slot.size);
+      this.#offsets.add(slot.offset + from - slot.base, to - from);
+    }
   }
 
   /** Gives the pages back at once. Windows that are still held read as zeros. */
   close(): void {
     this.native.close();
   }
+}
+
+function refusalOf(backing: MemoryBacking, hugePages: HugePages): string | undefined {
+  if (backing.kind === 'file' && backing.shared) return 'RAM is a file that others may share';
+  // What goes back to the pool another process may take, and then the guest's next touch would have nothing.
+  if (hugePages === '2M' || hugePages === '1G') return 'RAM is huge pages of a pool, reserved for this VM';
+  return undefined;
 }

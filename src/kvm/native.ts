@@ -37,7 +37,8 @@ export type NativeMemory = {
   /** -1 for anonymous memory */
   readonly fd: number;
   window(offset: number, length: number): ArrayBuffer;
-  discard(offset: number, length: number): void;
+  /** Takes `count` pairs of offset and length, all of them whole pages. */
+  discard(ranges: Float64Array, count: number): void;
   close(): void;
 };
 

@@ -6,6 +6,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { KvmError } from '../../src/kvm/errors.ts';
 import { GuestFault } from '../../src/kvm/guest-memory.ts';
 import { GuestRam, type GuestRamOptions } from '../../src/kvm/memory.ts';
+import { PageRanges } from '../../src/kvm/page-ranges.ts';
+import { mappingsOf, residentOf } from '../support/smaps.ts';
 
 const PAGE = 4096;
 const MIB = 2 ** 20;
@@ -216,24 +218,94 @@ describe('after close()', () => {
   });
 });
 
+test.each(['anonymous', 'memfd'] as const)(
+  'host addresses of %s memory agree with those of the guest up to 2 MiB, as huge pages need it',
+  (kind) => {
+    const size = 37 * MIB;
+    guestRam({ size, backing: { kind } });
+    const borders = mappingsOf(size).map(({ start }) => start % BigInt(2 * MIB));
+    expect(new Set(borders)).toEqual(new Set([0n]));
+  },
+);
+
 describe('discard', () => {
+  const ranges = (...pairs: readonly (readonly [number, number])[]): PageRanges => {
+    const list = new PageRanges();
+    for (const [address, length] of pairs) list.add(address, length);
+    return list;
+  };
+
   test.each(['anonymous', 'memfd'] as const)(
     'gives pages of %s memory back, which are zeros then',
     (kind) => {
       const ram = guestRam({ backing: { kind } });
       ram.memory.fill(0, MIB, 0x77);
-      ram.native.discard(PAGE, 2 * PAGE);
+      expect(ram.discard(ranges([PAGE, 2 * PAGE], [8 * PAGE, PAGE]))).toBe(3 * PAGE);
       const bytes = ram.memory.view(0, MIB)!;
-      expect([PAGE - 1, PAGE, 3 * PAGE - 1, 3 * PAGE].map((at) => bytes[at])).toEqual([0x77, 0, 0, 0x77]);
+      expect([1, 3, 8, 9].map((page) => bytes[page * PAGE])).toEqual([0, 0x77, 0, 0x77]);
+      expect([1, 3, 8, 9].map((page) => bytes[page * PAGE - 1])).toEqual([0x77, 0, 0x77, 0]);
+      expect(ram.leaves).toBe('zeros');
     },
   );
+
+  test.each(['anonymous', 'memfd'] as const)('takes %s memory from this process', (kind) => {
+    const size = 41 * MIB;
+    const ram = guestRam({ size, backing: { kind }, hugePages: 'none' });
+    ram.memory.fill(0, size, 1);
+    expect(residentOf(size)).toBe(size);
+    expect(ram.discard(ranges([0, 16 * MIB], [20 * MIB, 4 * MIB]))).toBe(20 * MIB);
+    expect(residentOf(size)).toBe(size - 20 * MIB);
+    ram.memory.fill(0, 16 * MIB, 1);
+    expect(residentOf(size)).toBe(size - 4 * MIB);
+  });
 
   test('gives pages of a private file back, which are the file again', () => {
     const path = file('discarded', PAGE);
     const ram = guestRam({ size: PAGE, backing: { kind: 'file', path, shared: false } });
     ram.memory.fill(0, PAGE, 0x77);
-    ram.native.discard(0, PAGE);
+    expect(ram.discard(ranges([0, PAGE]))).toBe(PAGE);
     expect(ram.memory.readU8(0x500)).toBe(5);
+    expect(ram.leaves).toBe('file');
+  });
+
+  test('leaves a shared file alone and says why', () => {
+    const path = file('kept', PAGE);
+    const ram = guestRam({ size: PAGE, backing: { kind: 'file', path, shared: true } });
+    ram.memory.fill(0, PAGE, 0x77);
+    expect(ram.discard(ranges([0, PAGE]))).toBe(0);
+    expect(ram.memory.readU8(0x500)).toBe(0x77);
+    expect(ram.refusal).toMatch(/file/);
+  });
+
+  test('of parts of pages takes the whole pages within', () => {
+    const ram = guestRam();
+    ram.memory.fill(0, MIB, 0x77);
+    expect(ram.discard(ranges([1, 2 * PAGE], [4 * PAGE + 1, PAGE], [8 * PAGE, PAGE - 1]))).toBe(PAGE);
+    expect([0, 1, 2, 4, 5, 8].map((page) => ram.memory.readU8(page * PAGE + 8))).toEqual([
+      0x77, 0, 0x77, 0x77, 0x77, 0x77,
+    ]);
+  });
+
+  test('finds guest addresses on both sides of a hole', () => {
+    const ram = guestRam({
+      ranges: [
+        { base: 0, size: 4 * PAGE },
+        { base: 4 * GIB, size: 4 * PAGE },
+      ],
+    });
+    for (const base of [0, 4 * GIB]) ram.memory.fill(base, 4 * PAGE, 0x77);
+    expect(ram.discard(ranges([4 * GIB + PAGE, 2 * PAGE], [0, PAGE]))).toBe(3 * PAGE);
+    const holds = (base: number): number[] =>
+      [0, 1, 2, 3].map((page) => ram.memory.readU8(base + page * PAGE));
+    expect(holds(0)).toEqual([0, 0x77, 0x77, 0x77]);
+    expect(holds(4 * GIB)).toEqual([0x77, 0, 0, 0x77]);
+  });
+
+  test('outside RAM is a GuestFault, with nothing given back', () => {
+    const ram = guestRam();
+    ram.memory.fill(0, MIB, 0x77);
+    expect(() => ram.discard(ranges([0, PAGE], [MIB - PAGE, 2 * PAGE]))).toThrow(GuestFault);
+    expect(ram.memory.readU8(0)).toBe(0x77);
   });
 
   test('takes whole pages of the memory alone', () => {
@@ -243,8 +315,13 @@ describe('discard', () => {
       [0, 1],
       [MIB, PAGE],
       [0, MIB + PAGE],
+      [NaN, PAGE],
+      [-PAGE, PAGE],
+      [0, Infinity],
     ] as const;
-    for (const [offset, length] of parts) expect(() => native.discard(offset, length)).toThrow(RangeError);
+    for (const part of parts) expect(() => native.discard(Float64Array.of(...part), 1)).toThrow(RangeError);
+    expect(() => native.discard(Float64Array.of(0, PAGE), 2)).toThrow(RangeError);
+    expect(() => native.discard(new Uint8Array(16) as never, 1)).toThrow(TypeError);
   });
 });
 
