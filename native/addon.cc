@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "event_fd.h"
+#include "io_ring.h"
 #include "kvm.h"
 #include "memory.h"
 #include "vcpu.h"
@@ -17,6 +18,7 @@ void CleanUp(napi_async_cleanup_hook_handle handle, void* argument) {
   auto* data = static_cast<AddonData*>(argument);
   for (VmCore* vm : *data->vms) vm->Close();
   data->vms->clear();
+  while (!data->rings->empty()) (*data->rings->begin())->Shutdown();
   napi_async_destroy(data->env, data->async_context);
   data->reactor->Close([](void* hook) {
     napi_remove_async_cleanup_hook(static_cast<napi_async_cleanup_hook_handle>(hook));
@@ -38,6 +40,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   EventFd::Define(env, exports);
   Timer::Define(env, exports);
   Memory::Define(env, exports);
+  IoRing::Define(env, exports);
   Kvm::Define(env, exports);
   Vm::Define(env, exports);
   Vcpu::Define(env, exports);

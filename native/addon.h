@@ -10,6 +10,7 @@
 
 namespace tsvm {
 
+class IoRing;
 class VmCore;
 
 struct AddonData {
@@ -21,6 +22,8 @@ struct AddonData {
   std::shared_ptr<Reactor> reactor;
   // VMs whose threads have to end before the environment does
   std::shared_ptr<std::set<VmCore*>> vms = std::make_shared<std::set<VmCore*>>();
+  // I/O rings, which have to be done with memory before it goes
+  std::shared_ptr<std::set<IoRing*>> rings = std::make_shared<std::set<IoRing*>>();
   napi_env env = nullptr;
   napi_async_context async_context = nullptr;
   napi_async_cleanup_hook_handle cleanup = nullptr;
