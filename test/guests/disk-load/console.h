@@ -1,0 +1,10 @@
+// Text on COM1, by polling.
+#pragma once
+
+#include <stdint.h>
+
+void print(const char *text);
+void print_number(uint64_t value);
+void print_hex(uint64_t value);
+// ` name=value`
+void print_field(const char *name, uint64_t value);
