@@ -2,7 +2,6 @@ import { randomFillSync } from 'node:crypto';
 import { noConfig } from '../../virtio/device-config.ts';
 import type { Activation, VirtioDevice } from '../../virtio/device.ts';
 import { Features } from '../../virtio/features.ts';
-import type { Virtqueue } from '../../virtio/queue.ts';
 import type { Segments } from '../../virtio/segments.ts';
 import { RateLimiter, type Clock, type RateLimit } from '../rate-limit.ts';
 import { checkEntropyState } from './state.ts';
@@ -31,18 +30,18 @@ export class EntropyDevice implements VirtioDevice {
   /** bytes given so far */
   given = 0;
   readonly #limiter: RateLimiter;
-  #queue: Virtqueue | undefined;
+  #activation: Activation | undefined;
   #paused = false;
   #next: NodeJS.Immediate | undefined;
 
   /** @throws RangeError for a rate that is none */
   constructor({ name, rate, clock }: EntropyOptions) {
     this.name = name;
-    this.#limiter = new RateLimiter({ bytes: rate }, () => this.#serve(), clock);
+    this.#limiter = new RateLimiter({ bytes: rate }, () => this.#goOn(), clock);
   }
 
-  activate({ queues }: Activation): void {
-    this.#queue = queues[0];
+  activate(activation: Activation): void {
+    this.#activation = activation;
   }
 
   notified(): void {
@@ -51,7 +50,7 @@ export class EntropyDevice implements VirtioDevice {
 
   reset(): undefined {
     this.#stop();
-    this.#queue = undefined;
+    this.#activation = undefined;
   }
 
   pause(): Promise<void> {
@@ -80,7 +79,7 @@ export class EntropyDevice implements VirtioDevice {
 
   /** Fills what there is to fill, up to the limits; goes on in the next turn of the event loop, or in due time. */
   #serve(): void {
-    const queue = this.#queue;
+    const queue = this.#activation?.queues[0];
     if (queue === undefined || this.#paused) return;
     let left = TURN_LIMIT;
     queue.disableNotifications();
@@ -105,8 +104,17 @@ export class EntropyDevice implements VirtioDevice {
     queue.flush();
     this.#next ??= setImmediate(() => {
       this.#next = undefined;
-      this.#serve();
+      this.#goOn();
     });
+  }
+
+  /** Out of the event loop, where nobody catches. */
+  #goOn(): void {
+    try {
+      this.#serve();
+    } catch (error) {
+      this.#activation?.needsReset(String(error));
+    }
   }
 }
 

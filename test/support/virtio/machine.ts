@@ -1,6 +1,7 @@
 import type { AccessSize, BusSpace } from '../../../src/kvm/bus.ts';
-import { GuestMemory } from '../../../src/kvm/guest-memory.ts';
+import { GuestMemory, type PageReclaim } from '../../../src/kvm/guest-memory.ts';
 import type { MessageSink, MessageSource, Notifier, NotifyAddress } from '../../../src/kvm/notify.ts';
+import type { PageRanges } from '../../../src/kvm/page-ranges.ts';
 import type { MsiMessage } from '../../../src/kvm/routing.ts';
 import { FakeBus } from '../fake-bus.ts';
 
@@ -65,6 +66,33 @@ export class FakeMessages implements MessageSource {
   }
 }
 
+/** Takes pages back as a host does, which has zeros in their place at the next touch. */
+export class FakeReclaim implements PageReclaim {
+  refusal: string | undefined;
+  leaves: 'zeros' | 'file' = 'zeros';
+  /** thrown instead */
+  error: Error | undefined;
+  /** the ranges of each call */
+  readonly calls: (readonly [address: number, length: number])[][] = [];
+  readonly #memory: () => GuestMemory;
+
+  constructor(memory: () => GuestMemory) {
+    this.#memory = memory;
+  }
+
+  discard(ranges: PageRanges): number {
+    if (this.error !== undefined) throw this.error;
+    if (this.refusal !== undefined) return 0;
+    const call = Array.from(
+      { length: ranges.count },
+      (_, i) => [ranges.address(i), ranges.length(i)] as const,
+    );
+    this.calls.push(call);
+    for (const [address, length] of call) this.#memory().fill(address, length);
+    return ranges.byteLength;
+  }
+}
+
 /** How guest RAM lies in ArrayBuffers: in one, or in one a page, so that whatever crosses a page crosses windows. */
 export type MemoryShape = 'one window' | 'a window a page';
 
@@ -78,6 +106,7 @@ export class FakeMachine {
   readonly bus = new FakeBus();
   readonly notifier = new FakeNotifier();
   readonly messages = new FakeMessages();
+  readonly reclaim = new FakeReclaim(() => this.memory);
   readonly memory: GuestMemory;
   /** lines that transports have reported */
   readonly reports: string[] = [];
@@ -92,7 +121,7 @@ export class FakeMachine {
         bytes: new Uint8Array(step),
       }));
     });
-    this.memory = new GuestMemory(windows);
+    this.memory = new GuestMemory(windows, this.reclaim);
   }
 
   readonly defer = (callback: () => void): void => void this.#deferred.push(callback);
