@@ -18,8 +18,9 @@ export class RegisterImage {
     return this.bytes.length;
   }
 
-  /** Shows the registers in a region's shadow, until {@link unbind}. */
+  /** Shows the registers in a region's shadow, until {@link unbind}; a region that no mode reads so has none. */
   bind(shadow: Uint8Array): void {
+    if (shadow.length === 0) return;
     shadow.set(this.bytes);
     this.#shadow = new DataView(shadow.buffer, shadow.byteOffset, shadow.length);
   }

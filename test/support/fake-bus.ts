@@ -22,7 +22,10 @@ export class FakeBus implements Bus {
         spec.base < r.spec.base + r.spec.size,
     );
     if (other) throw new RangeError(`${spec.name} overlaps ${other.spec.name}`);
-    const region: Region = { spec, shadow: new Uint8Array(spec.size), removed: false, reads: 0 };
+    const shadowed = typeof spec.reads === 'string' ? [spec.reads] : spec.reads;
+    // As the addon has it: none where no mode reads it.
+    const size = shadowed.some((mode) => mode !== 'trap' && mode !== 'counter') ? spec.size : 0;
+    const region: Region = { spec, shadow: new Uint8Array(size), removed: false, reads: 0 };
     this.#regions.push(region);
     return {
       shadow: region.shadow,

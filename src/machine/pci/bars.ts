@@ -120,22 +120,20 @@ export class Bars {
 
   #place(bar: Bar, address: number): void {
     bar.at = address;
-    try {
-      for (const region of bar.all) {
-        const handle = this.#bus.add({
-          ...region,
-          space: 'mmio',
-          base: address + region.offset,
-          size: region.image.size,
-        });
-        bar.placed.push({ region, handle });
-        region.image.bind(handle.shadow);
-        region.placed?.(address + region.offset);
+    for (const region of bar.all) {
+      const base = address + region.offset;
+      let handle: RegionHandle;
+      try {
+        handle = this.#bus.add({ ...region, space: 'mmio', base, size: region.image.size });
+      } catch (error) {
+        // The guest has put it where something else is: it is nowhere then.
+        this.#unplace(bar);
+        if (!(error instanceof RangeError)) throw error;
+        return;
       }
-    } catch (error) {
-      // The guest has put it where something else is: it is nowhere then.
-      this.#unplace(bar);
-      if (!(error instanceof RangeError)) throw error;
+      bar.placed.push({ region, handle });
+      region.image.bind(handle.shadow);
+      region.placed?.(base);
     }
   }
 
