@@ -22,9 +22,6 @@
 #ifndef IORING_SETUP_SINGLE_ISSUER
 #define IORING_SETUP_SINGLE_ISSUER (1U << 12)
 #endif
-#ifndef IORING_SETUP_DEFER_TASKRUN
-#define IORING_SETUP_DEFER_TASKRUN (1U << 13)
-#endif
 #ifndef IORING_SQ_TASKRUN
 #define IORING_SQ_TASKRUN (1U << 2)
 #endif
@@ -37,11 +34,12 @@ namespace tsvm {
 
 namespace {
 
-// Best first. Completions are only finished when this thread asks for them (6.1), or when it enters the kernel anyway
-// (5.19), and not by an interruption of it; either way the ring tells by a flag that there are some.
+// Best first. With COOP_TASKRUN (5.19) completions are finished when this thread enters the kernel anyway, and not by
+// an interruption of it; TASKRUN_FLAG has the ring tell that there are some. DEFER_TASKRUN would finish them in a
+// batch, but epoll hears nothing of a ring that has deferred ones only.
 constexpr unsigned kSetups[] = {
-    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_COOP_TASKRUN,
+    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SINGLE_ISSUER,
+    IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
     0,
 };
 // A single mapping (5.4), no completion is ever lost (5.5), and iovecs are copied before io_uring_enter returns (5.5).
@@ -197,7 +195,7 @@ void UringEngine::Flush() {
   int refused = 0;
   while (tail_ != submitted_) {
     __atomic_store_n(sq_tail_, tail_, __ATOMIC_RELEASE);
-    const int taken = Enter(tail_ - submitted_, 0, IORING_ENTER_GETEVENTS);
+    const int taken = Enter(tail_ - submitted_, 0, 0);
     if (taken > 0) {
       submitted_ += static_cast<uint32_t>(taken);
       refused = 0;
