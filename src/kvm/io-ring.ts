@@ -93,6 +93,8 @@ export class IoRing {
   #written = 0;
   #writtenPieces = 0;
   readonly #backlog = new Backlog<OwnerState>();
+  /** by the number of the buffer */
+  readonly #memory: (Uint8Array | undefined)[] = [];
   /** buffers to be unregistered when the requests that were queued before have been handed over */
   #leaving: number[] = [];
 
@@ -145,12 +147,19 @@ export class IoRing {
     const number = this.#native.register(buffer, offset, bytes.byteLength);
     // Its memory would leave with it, while the kernel writes there.
     markAsUntransferable(buffer);
+    this.#memory[number] = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
     return number;
+  }
+
+  /** The memory of a registered buffer, for what is computed instead of read. Undefined where there is none. */
+  bytes(buffer: number): Uint8Array | undefined {
+    return this.#memory[buffer];
   }
 
   /** Requests that were queued before may still use the buffer; later ones end with EFAULT. */
   unregister(buffer: number): void {
     if (this.#closed) return;
+    this.#memory[buffer] = undefined;
     if (this.#written === 0 && this.#backlog.count === 0) this.#native.unregister(buffer);
     else this.#leaving.push(buffer);
   }
