@@ -111,6 +111,7 @@ export class VirtioBus {
     for (const { core } of this.#transports) {
       void core.reset();
       core.device.quiesce?.();
+      core.device.close?.();
     }
     this.#pci?.close();
   }

@@ -62,6 +62,8 @@ export type VirtioDevice = {
   pause?(): Promise<void>;
   /** Goes on after `pause`. Every queue is notified afterwards. */
   resume?(): void;
+  /** Frees what it holds. Its machine has stopped and it was reset; nothing is called any more. */
+  close?(): void;
   /** The device's own state as plain data, without queues, features and what the host configures. */
   save(): unknown;
   /**

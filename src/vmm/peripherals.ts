@@ -1,29 +1,178 @@
+import { BalloonDevice } from '../devices/balloon/device.ts';
+import { BlockDevice } from '../devices/block/device.ts';
+import { ConsoleDevice, type ConsolePortOptions, type ConsoleSize } from '../devices/console/device.ts';
+import { EntropyDevice } from '../devices/rng/device.ts';
+import { GuestBuffers } from '../kvm/guest-buffers.ts';
+import { IoRing } from '../kvm/io-ring.ts';
+import type { Disk } from '../storage/disk.ts';
+import { openDisk } from '../storage/open.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
-import type { BalloonControl, SerialPort, VmOptions } from './types.ts';
+import { ConsoleHost } from './console-host.ts';
+import { HostPort } from './host-port.ts';
+import { PortSocket } from './port-socket.ts';
+import type { BalloonControl, DiskOptions, MemoryStatistics, VmOptions } from './types.ts';
 
-export type PeripheralOptions = Pick<VmOptions, 'disks' | 'console' | 'ports' | 'rng' | 'balloon' | 'log'>;
+/** What of a VM's options is about its virtio devices. */
+export type PeripheralOptions = Required<
+  Pick<VmOptions, 'disks' | 'console' | 'ports' | 'rng' | 'log' | 'memory' | 'cpus'>
+> &
+  Pick<VmOptions, 'balloon'>;
+
+/** More queues than this gain nothing: one event loop serves them all. */
+const DEFAULT_QUEUE_LIMIT = 4;
+
+type OpenDisk = { readonly options: DiskOptions; readonly disk: Disk };
+type OpenPort = { readonly port: HostPort; readonly socket: PortSocket };
 
 /** The host's end of a VM's devices: files, sockets and consoles. It outlives the devices of one boot. */
 export class Peripherals {
-  static open(_options: PeripheralOptions): Promise<Peripherals> {
-    return Promise.resolve(new Peripherals());
+  /** hvc0, where that is the VM's console */
+  readonly console: ConsoleHost | undefined;
+  readonly balloon: BalloonControl | undefined;
+  readonly #options: PeripheralOptions;
+  readonly #ring: IoRing | undefined;
+  readonly #disks: readonly OpenDisk[];
+  readonly #ports: readonly OpenPort[];
+  /** devices of the board of now */
+  #blocks: readonly BlockDevice[] = [];
+  #console: ConsoleDevice | undefined;
+  #balloon: BalloonDevice | undefined;
+  #consoleSize: ConsoleSize | undefined;
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Opens all files and sockets; nothing is left open where one of them cannot be.
+   * @throws StorageError, PortSocketError, RangeError
+   */
+  static async open(options: PeripheralOptions): Promise<Peripherals> {
+    const ring = options.disks.length > 0 ? new IoRing() : undefined;
+    const disks: OpenDisk[] = [];
+    const ports: OpenPort[] = [];
+    try {
+      for (const disk of options.disks) disks.push({ options: disk, disk: await openDisk(ring!, disk) });
+      for (const { name, path } of options.ports) {
+        const port = new HostPort(name);
+        ports.push({ port, socket: await PortSocket.listen(path, port, { log: options.log }) });
+      }
+      return new Peripherals(options, ring, disks, ports);
+    } catch (error) {
+      await closeAll(ring, disks, ports);
+      throw error;
+    }
   }
 
-  readonly console: SerialPort | undefined;
-  readonly balloon: BalloonControl | undefined;
+  private constructor(
+    options: PeripheralOptions,
+    ring: IoRing | undefined,
+    disks: readonly OpenDisk[],
+    ports: readonly OpenPort[],
+  ) {
+    this.#options = options;
+    this.#ring = ring;
+    this.#disks = disks;
+    this.#ports = ports;
+    this.console = options.console === 'hvc0' ? new ConsoleHost() : undefined;
+    this.balloon = options.balloon === undefined ? undefined : this.#balloonControl();
+  }
 
   /** New devices for a new board, in the order in which the guest finds them. */
   devices(): VirtioDevice[] {
-    return [];
+    const { rng } = this.#options;
+    this.#blocks = this.#disks.map((disk, index) => this.#block(disk, index));
+    this.#console = this.#consoleDevice();
+    this.#balloon = this.#balloonDevice();
+    return [
+      ...this.#blocks,
+      ...(this.#console ? [this.#console] : []),
+      ...(rng ? [new EntropyDevice({ name: 'rng0' })] : []),
+      ...(this.#balloon ? [this.#balloon] : []),
+    ];
   }
 
-  resizeConsole(_columns: number, _rows: number): void {}
-
-  resizeDisk(_index: number, _size: number): Promise<void> {
-    return Promise.resolve();
+  resizeConsole(columns: number, rows: number): void {
+    this.#consoleSize = { columns, rows };
+    if (this.console !== undefined) this.#console?.resize(columns, rows);
   }
 
+  /** @throws StorageError, RangeError */
+  async resizeDisk(index: number, size: number): Promise<void> {
+    const disk = this.#disks[index]?.disk;
+    if (disk === undefined)
+      throw new RangeError(`the VM has ${this.#disks.length} disks, and no disk ${index}`);
+    await disk.resize(size);
+    this.#blocks[index]?.resized();
+  }
+
+  /** Resolves once disks are synced and closed and sockets are gone. The board is closed already. */
   close(): Promise<void> {
-    return Promise.resolve();
+    this.console?.close();
+    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports);
+    return this.#closing;
   }
+
+  #block({ options, disk }: OpenDisk, index: number): BlockDevice {
+    const ring = this.#ring!;
+    const { serial, blockSize, rate } = options;
+    return new BlockDevice({
+      name: `block${index}`,
+      disk,
+      buffers: (memory) => new GuestBuffers(ring, memory),
+      reap: () => ring.reap(),
+      log: this.#options.log,
+      queues: options.queues ?? Math.min(this.#options.cpus, DEFAULT_QUEUE_LIMIT),
+      ...(serial !== undefined && { serial }),
+      ...(blockSize !== undefined && { blockSize }),
+      ...(rate && {
+        rate: {
+          bytes: rate.bytesPerSecond === undefined ? undefined : { rate: rate.bytesPerSecond },
+          operations: rate.operationsPerSecond === undefined ? undefined : { rate: rate.operationsPerSecond },
+        },
+      }),
+    });
+  }
+
+  #consoleDevice(): ConsoleDevice | undefined {
+    const ports: ConsolePortOptions[] = this.#ports.map(({ port }) => ({ name: port.name, backend: port }));
+    if (this.console !== undefined) ports.unshift({ console: true, backend: this.console });
+    if (ports.length === 0) return undefined;
+    const size = this.#consoleSize;
+    return new ConsoleDevice({ name: 'console0', ports, log: this.#options.log, ...(size && { size }) });
+  }
+
+  #balloonDevice(): BalloonDevice | undefined {
+    const { balloon, memory, log } = this.#options;
+    if (balloon === undefined) return undefined;
+    // What the host wants back does not change with a reboot of the guest.
+    const size = this.#balloon?.target ?? balloon.size ?? 0;
+    return new BalloonDevice({ ...balloon, name: 'balloon0', memory, size, log });
+  }
+
+  #balloonControl(): BalloonControl {
+    const device = (): BalloonDevice => {
+      if (this.#balloon === undefined) throw new Error('the VM has no balloon yet');
+      return this.#balloon;
+    };
+    return {
+      get target(): number {
+        return device().target;
+      },
+      get actual(): number {
+        return device().actual;
+      },
+      resize: (size: number): void => device().resize(size),
+      statistics: (timeout?: number): Promise<MemoryStatistics | undefined> => device().statistics(timeout),
+    };
+  }
+}
+
+async function closeAll(
+  ring: IoRing | undefined,
+  disks: readonly OpenDisk[],
+  ports: readonly OpenPort[],
+): Promise<void> {
+  const closing = [...disks.map(({ disk }) => disk.close()), ...ports.map(({ socket }) => socket.close())];
+  const results = await Promise.allSettled(closing);
+  ring?.close();
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed) throw failed.reason;
 }

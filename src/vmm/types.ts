@@ -1,4 +1,5 @@
 import type { KernelFormat } from '../boot/types.ts';
+import type { MemoryStatistics } from '../devices/balloon/statistics.ts';
 import type { VirtioTransport } from '../machine/virtio-bus.ts';
 import type { DiskCache } from '../storage/disk.ts';
 
@@ -17,7 +18,7 @@ export type DiskOptions = {
   readonly blockSize?: 512 | 4096;
   /** request queues, 1 to 16; default one a vCPU, at most 4 */
   readonly queues?: number;
-  /** limits of what the guest may do in a second, averaged, with one second's worth at once */
+  /** limits of what the guest may do in a second, averaged; a tenth of a second's worth may come at once */
   readonly rate?: { readonly bytesPerSecond?: number; readonly operationsPerSecond?: number };
 };
 
@@ -114,8 +115,7 @@ export type SerialPort = {
   tail(lines?: number): string;
 };
 
-/** What a guest says of its memory; what it does not say is absent. Bytes, or counts since its boot. */
-export type MemoryStatistics = Readonly<Partial<Record<string, number>>>;
+export type { MemoryStatistics };
 
 /** How the host takes memory back from a running guest. */
 export type BalloonControl = {
