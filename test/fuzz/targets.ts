@@ -3,6 +3,8 @@ import type { FuzzTarget } from './engine.ts';
 /** Loaded when asked for: each brings what it tests. */
 const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   queue: async () => (await import('./targets/queue.ts')).queueTarget,
+  rng: async () => (await import('./targets/rng.ts')).rngTarget,
+  balloon: async () => (await import('./targets/balloon.ts')).balloonTarget,
   boot: async () => (await import('./targets/boot.ts')).bootTarget,
 };
 

@@ -1,9 +1,10 @@
-import { GuestMemory, type MemoryWindow } from '../../../src/kvm/guest-memory.ts';
+import type { GuestMemory } from '../../../src/kvm/guest-memory.ts';
 import type { Chain } from '../../../src/virtio/chain.ts';
 import { layoutFault, type QueueLayout } from '../../../src/virtio/queue-layout.ts';
 import { Virtqueue } from '../../../src/virtio/queue.ts';
 import { ChainBuilder, type FuzzSegment } from '../chain-builder.ts';
 import type { FuzzTarget } from '../engine.ts';
+import { GuardedRam } from '../guarded-ram.ts';
 import { QueueModel, type ModelChain } from '../queue-model.ts';
 import { Random } from '../random.ts';
 
@@ -15,56 +16,9 @@ const RAM = [
 const END = 0x7000;
 const TABLES = { base: 0x2000, size: 0x1000 } as const;
 const BUFFERS = { base: 0x3000, size: 0x1000 } as const;
-const GUARD = 64;
-const GUARD_BYTE = 0xa5;
 
 /** What RAM has in it before anything is written. */
 const noise = new Random(1).fill(new Uint8Array(END));
-
-/** Guest RAM cut at random places, each window with guards around it. */
-class GuardedRam {
-  readonly memory: GuestMemory;
-  readonly #backing: { readonly window: MemoryWindow; readonly bytes: Uint8Array }[] = [];
-
-  constructor(random: Random) {
-    for (const { base, size } of RAM) {
-      const cuts = new Set([0, size]);
-      for (let i = random.below(4); i > 0; i--) cuts.add(random.between(1, size - 1));
-      const sorted = [...cuts].sort((a, b) => a - b);
-      for (const [i, end] of sorted.slice(1).entries()) this.#add(base + sorted[i]!, end - sorted[i]!);
-    }
-    this.memory = new GuestMemory(this.#backing.map(({ window }) => window));
-  }
-
-  #add(base: number, size: number): void {
-    const bytes = new Uint8Array(size + 2 * GUARD).fill(GUARD_BYTE);
-    const window = { base, bytes: bytes.subarray(GUARD, GUARD + size) };
-    window.bytes.set(noise.subarray(base, base + size));
-    this.#backing.push({ window, bytes });
-  }
-
-  /** Copies all of RAM into a flat image. */
-  copyTo(image: Uint8Array): void {
-    for (const { window } of this.#backing) image.set(window.bytes, window.base);
-  }
-
-  check(image: Uint8Array): void {
-    for (const { window, bytes } of this.#backing) {
-      const { base, bytes: shown } = window;
-      const expected = image.subarray(base, base + shown.length);
-      if (Buffer.compare(shown, expected) !== 0) {
-        const at = shown.findIndex((byte, i) => byte !== expected[i]);
-        throw new Error(
-          `memory at 0x${(base + at).toString(16)}: ${shown[at]!}, and it should be ${expected[at]!}`,
-        );
-      }
-      for (let i = 0; i < GUARD; i++) {
-        if (bytes[i] !== GUARD_BYTE || bytes.at(-1 - i) !== GUARD_BYTE)
-          throw new Error('a write outside RAM');
-      }
-    }
-  }
-}
 
 type Held = { readonly chain: Chain; readonly model: ModelChain };
 
@@ -85,7 +39,7 @@ class Case {
 
   constructor(random: Random) {
     this.#random = random;
-    this.#ram = new GuardedRam(random);
+    this.#ram = new GuardedRam(random, RAM, noise);
     const { memory } = this.#ram;
     this.#layout = layout(random, memory);
     this.#indirect = random.oneIn(2);
