@@ -143,7 +143,11 @@ class RawDisk implements Disk {
     if (this.#closed) throw new StorageError(this.path, 'EBADF', 'is closed');
     if (this.readOnly) throw new StorageError(this.path, 'EROFS', 'is read-only');
     if (!Number.isSafeInteger(size) || size <= 0 || size % SECTOR !== 0) {
-      throw new StorageError(this.path, 'EINVAL', `${size} bytes are no size of a disk: multiples of 512 are`);
+      throw new StorageError(
+        this.path,
+        'EINVAL',
+        `${size} bytes are no size of a disk: multiples of 512 are`,
+      );
     }
     // A write in flight beyond the new end would make the file as large as it was.
     const change = (): void => {

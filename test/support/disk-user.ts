@@ -44,7 +44,7 @@ export class DiskUser {
     });
     const { promise, resolve } = withResolvers();
     const request: Request = {
-      operation: DISK_OPERATION[operation] as DiskOperation,
+      operation: DISK_OPERATION[operation],
       offset,
       length: length ?? vector.byteLength,
       vector,

@@ -14,7 +14,7 @@ const KIB = 1024;
 
 let ring: IoRing;
 let disk: Disk | undefined;
-let releases: (() => void)[] = [];
+const releases: (() => void)[] = [];
 
 beforeEach(() => (ring = new IoRing()));
 
