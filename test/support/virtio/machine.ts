@@ -106,13 +106,19 @@ export class FakeMachine {
   readonly bus = new FakeBus();
   readonly notifier = new FakeNotifier();
   readonly messages = new FakeMessages();
-  readonly reclaim = new FakeReclaim(() => this.memory);
   readonly memory: GuestMemory;
+  /** of memory that the machine has made itself */
+  readonly reclaim = new FakeReclaim(() => this.memory);
   /** lines that transports have reported */
   readonly reports: string[] = [];
   #deferred: (() => void)[] = [];
 
-  constructor(shape: MemoryShape) {
+  /** @param shape memory of its own in this shape, or a VM's, which has RAM from 0 to LOW_RAM at least */
+  constructor(shape: MemoryShape | GuestMemory) {
+    if (shape instanceof GuestMemory) {
+      this.memory = shape;
+      return;
+    }
     const ranges = [{ base: 0, size: LOW_RAM }, HIGH_RAM];
     const windows = ranges.flatMap(({ base, size }) => {
       const step = shape === 'one window' ? size : PAGE;
