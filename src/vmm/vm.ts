@@ -9,7 +9,7 @@ import { EXIT, exitName } from '../kvm/constants.ts';
 import { openKvm, type Kvm } from '../kvm/system.ts';
 import type { VcpuExit } from '../kvm/vcpu.ts';
 import { describeExit, reportExit } from './report.ts';
-import { SerialHost } from './serial-host.ts';
+import { ConsoleHost } from './console-host.ts';
 import { Peripherals } from './peripherals.ts';
 import type {
   AccessCount,
@@ -87,7 +87,7 @@ export async function startVm(options: VmOptions): Promise<RunningVm> {
 }
 
 class VirtualMachine implements RunningVm {
-  readonly serial = new SerialHost();
+  readonly serial = new ConsoleHost();
   readonly exited: Promise<VmExit>;
   readonly timings: { kernelLoaded: number; firstRun: number };
   readonly note?: string;

@@ -1,5 +1,6 @@
 import type { ConsoleDevice } from '../../../../src/devices/console/device.ts';
 import type { GuestEnd, PortBackend } from '../../../../src/devices/console/port.ts';
+import type { Placed } from '../../../support/virtio/driver-queue.ts';
 import { FakeMachine } from '../../../support/virtio/machine.ts';
 import { FEATURE, Rig, type Negotiation } from '../../../support/virtio/rig.ts';
 
@@ -133,13 +134,29 @@ export class ConsoleRig extends Rig {
     this.machine.settle();
   }
 
-  /** What has come in a port's receive queue since. */
-  read(port: number): string {
+  /** Makes a buffer of output that is in place already available, once more. */
+  writeFrom(port: number, buffer: Placed): void {
+    const queue = this.transmitQueue(port);
+    queue.chain([buffer]);
+    queue.publish();
+    this.driver.notify(queue.index);
+    this.machine.settle();
+  }
+
+  /** What has come in a port's receive queue since; gives the buffers again where asked to. */
+  read(port: number, options: { giveAgain?: boolean } = {}): string {
     this.machine.settle();
     const queue = this.receiveQueue(port);
-    return queue
-      .collect()
-      .map(({ buffers, written }) => Buffer.from(queue.reply(buffers).subarray(0, written)).toString())
-      .join('');
+    const pieces: Buffer[] = [];
+    for (const { buffers, written } of queue.collect()) {
+      pieces.push(Buffer.from(queue.reply(buffers).subarray(0, written)));
+      if (options.giveAgain === true) queue.chain(buffers);
+    }
+    if (options.giveAgain === true && pieces.length > 0) {
+      queue.publish();
+      this.driver.notify(queue.index);
+      this.machine.settle();
+    }
+    return Buffer.concat(pieces).toString();
   }
 }
