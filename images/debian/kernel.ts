@@ -70,7 +70,9 @@ export async function moduleOrder(
     if (file === undefined) throw new DebianError(`no module ${name} in ${kernel.modules}${by}`);
     if (!file.endsWith('.ko')) throw new DebianError(`${file} is compressed; decompress it first`);
     visiting.add(name);
-    for (const need of readModuleInfo(await readFile(file)).needs) await visit(need, name);
+    const { needs, wants } = readModuleInfo(await readFile(file));
+    for (const need of needs) await visit(need, name);
+    for (const want of wants) if (files.has(moduleName(want))) await visit(want, name);
     order.set(name, { name, file });
   };
 

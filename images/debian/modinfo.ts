@@ -1,7 +1,9 @@
 /** What a kernel module says about itself in its ELF section `.modinfo`. */
 export type ModuleInfo = {
-  /** modules that must be there before it, from `depends=` and `softdep=pre:` */
+  /** modules that must be there before it, from `depends=` */
   readonly needs: readonly string[];
+  /** modules or aliases of some that go before it where there are such, from `softdep=pre:` */
+  readonly wants: readonly string[];
 };
 
 const ELF64_LITTLE_ENDIAN = Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1]);
@@ -12,13 +14,14 @@ const ELF64_LITTLE_ENDIAN = Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1]);
  */
 export function readModuleInfo(file: Buffer): ModuleInfo {
   const needs: string[] = [];
+  const wants: string[] = [];
   for (const line of modinfoSection(file).toString('latin1').split('\0')) {
     const [key, value] = splitOnce(line, '=');
     if (key === 'depends') needs.push(...value.split(',').filter((name) => name !== ''));
     const soft = key === 'softdep' ? /\bpre:\s*([^:]*?)(?=\s+post:|$)/.exec(value)?.[1] : undefined;
-    if (soft !== undefined) needs.push(...soft.split(/\s+/).filter((name) => name !== ''));
+    if (soft !== undefined) wants.push(...soft.split(/\s+/).filter((name) => name !== ''));
   }
-  return { needs };
+  return { needs, wants };
 }
 
 function modinfoSection(file: Buffer): Buffer {

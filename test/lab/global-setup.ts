@@ -13,7 +13,7 @@ export async function setup(): Promise<(() => Promise<void>) | undefined> {
     return undefined;
   }
   const path = join(cacheRoot(), 'lab', `test-${process.pid}.sock`);
-  const server = await LabServer.listen(path);
+  const server = await LabServer.listen(path, { debian: true });
   process.env[LAB_SOCKET] = path;
   return () => server.close();
 }

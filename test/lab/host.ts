@@ -1,10 +1,13 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { cacheRoot } from '../../images/debian/cache.ts';
+import { buildDebian } from '../../images/debian/system.ts';
 import { LabClient } from './client.ts';
 import type { Command, ExecOptions, ExecResult } from './commands.ts';
 import { execDirect } from './direct.ts';
 import { DEFAULT_MEM_MIB, Lab } from './lab.ts';
+import { DEBIAN_DISK, SCRATCH_PATH } from './scratch.ts';
 import { isListening, keptSocket } from './server.ts';
 
 /** Where commands can boot guest kernels on a true KVM. */
@@ -12,6 +15,10 @@ export type GuestHost = {
   readonly kind: 'direct' | 'lab';
   /** a directory that this process and the commands can both write, under the same path */
   readonly shared: string;
+  /** a directory for commands, on a file system with holes and direct I/O; this process may not see it */
+  readonly scratch: string;
+  /** Makes a copy of Debian's disk in {@link scratch} and returns its path. The copy is the caller's to remove. */
+  debianDisk(name: string): Promise<string>;
   /** Runs a command, with this process's environment and working directory. */
   exec(command: Command, options?: ExecOptions): Promise<ExecResult>;
   close(): Promise<void>;
@@ -22,7 +29,11 @@ export type GuestHostOptions = {
   readonly canRunGuests: () => Promise<boolean>;
   /** memory in MiB that the commands and their guests need in the lab; more than the shared one has gets an own one */
   readonly mem?: number;
+  /** whether a lab that is started for this is to have Debian's disk ready */
+  readonly debian?: boolean;
 };
+
+const COPY_LIMIT_MS = 300_000;
 
 /** Set by the vitest set-up: the socket of the level 1 that all test files share. */
 export const LAB_SOCKET = 'TSVM_LAB_SOCKET';
@@ -37,9 +48,9 @@ export async function guestHost(options: GuestHostOptions): Promise<GuestHost> {
     case 'never':
       return directHost();
     case 'always':
-      return labHost(options.mem);
+      return labHost(options);
     case 'auto':
-      return (await options.canRunGuests()) ? directHost() : labHost(options.mem);
+      return (await options.canRunGuests()) ? directHost() : labHost(options);
     default:
       throw new Error(`TSVM_LAB is ${JSON.stringify(mode)}; it can be always, never or auto`);
   }
@@ -47,26 +58,54 @@ export async function guestHost(options: GuestHostOptions): Promise<GuestHost> {
 
 function directHost(): GuestHost {
   const shared = mkdtempSync(join(tmpdir(), 'tsvm-guest-'));
+  // Not in /tmp, which may be memory and knows no direct I/O then.
+  mkdirSync(cacheRoot(), { recursive: true });
+  const scratch = mkdtempSync(join(cacheRoot(), 'scratch-'));
   return {
     kind: 'direct',
     shared,
+    scratch,
+    debianDisk: async (name) => copyDisk(execDirect, (await buildDebian()).disk, join(scratch, name)),
     exec: execDirect,
-    close: () => Promise.resolve(rmSync(shared, { recursive: true, force: true })),
+    close: () => {
+      for (const folder of [shared, scratch]) rmSync(folder, { recursive: true, force: true });
+      return Promise.resolve();
+    },
   };
 }
 
-async function labHost(mem = DEFAULT_MEM_MIB): Promise<GuestHost> {
+async function copyDisk(exec: GuestHost['exec'], from: string, to: string): Promise<string> {
+  const copied = await exec(['cp', '--reflink=auto', '--sparse=always', from, to], {
+    timeoutMs: COPY_LIMIT_MS,
+  });
+  if (copied.code !== 0) throw new Error(`copying ${from} to ${to} failed: ${copied.stderr}`);
+  return to;
+}
+
+/** Debian's disk from the scratch disk, where it is there: through 9p the copy takes its time. */
+async function copyInLab(exec: GuestHost['exec'], name: string): Promise<string> {
+  const ready = join(SCRATCH_PATH, DEBIAN_DISK);
+  const there = (await exec(['test', '-e', ready])).code === 0;
+  return copyDisk(exec, there ? ready : (await buildDebian()).disk, join(SCRATCH_PATH, name));
+}
+
+async function labHost({ mem = DEFAULT_MEM_MIB, debian = false }: GuestHostOptions): Promise<GuestHost> {
   const socket = mem > DEFAULT_MEM_MIB ? undefined : await sharedLabSocket();
-  if (socket === undefined) {
-    const lab = await Lab.start({ mem: Math.max(mem, DEFAULT_MEM_MIB) });
-    return { kind: 'lab', shared: lab.shared, exec: lab.exec.bind(lab), close: () => lab.stop() };
-  }
-  const client = await LabClient.connect(socket);
+  const lab =
+    socket === undefined
+      ? await Lab.start({ mem: Math.max(mem, DEFAULT_MEM_MIB), debian })
+      : await LabClient.connect(socket);
+  const exec = lab.exec.bind(lab);
   return {
     kind: 'lab',
-    shared: client.shared,
-    exec: client.exec.bind(client),
-    close: () => Promise.resolve(client.close()),
+    shared: lab.shared,
+    scratch: SCRATCH_PATH,
+    debianDisk: (name) => copyInLab(exec, name),
+    exec,
+    close: async () => {
+      if (lab instanceof Lab) await lab.stop();
+      else lab.close();
+    },
   };
 }
 

@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { cacheRoot } from '../../images/debian/cache.ts';
+import { buildDebian } from '../../images/debian/system.ts';
 import {
   CommandChannel,
   execOver,
@@ -14,6 +15,7 @@ import {
 } from './commands.ts';
 import { HOST_TAG, prepareLevel1, SHARED_TAG, type Level1 } from './level1.ts';
 import { findQemu } from './qemu.ts';
+import { scratchImage } from './scratch.ts';
 
 export type LabOptions = {
   /** memory of level 1 in MiB; default {@link DEFAULT_MEM_MIB}. The host's is taken only as level 1 touches it. */
@@ -22,6 +24,8 @@ export type LabOptions = {
   readonly cpus?: number;
   /** directory for {@link Lab.shared}, which stays; default: a new one that goes with the lab */
   readonly shared?: string;
+  /** put Debian's disk image on the scratch disk, as `debian.raw`; builds it where it is not in the cache */
+  readonly debian?: boolean;
   /** limit for the time until level 1 takes commands, default 120 s; fetching packages does not count */
   readonly bootTimeoutMs?: number;
 };
@@ -57,8 +61,13 @@ export class Lab implements AsyncDisposable {
     let lab: Lab | undefined;
     try {
       await mkdir(shared, { recursive: true });
-      const [qemu, level1] = await Promise.all([findQemu(), prepareLevel1(dir, shared)]);
-      const args = [...qemu.args, ...machineArguments(level1, shared, options)];
+      const [qemu, level1, debian] = await Promise.all([
+        findQemu(),
+        prepareLevel1(dir, shared),
+        options.debian === true ? buildDebian() : undefined,
+      ]);
+      const scratch = await scratchImage(dir, debian);
+      const args = [...qemu.args, ...machineArguments(level1, shared, scratch, options)];
       lab = new Lab(dir, shared, [qemu.command, ...args], qemu.env);
       await lab.#untilReady(options.bootTimeoutMs ?? BOOT_TIMEOUT_MS);
       return lab;
@@ -180,7 +189,7 @@ function spawnQemu(command: readonly string[], env: Readonly<Record<string, stri
  */
 const CPU = 'EPYC-Rome,+svm,+npt,-cx16';
 
-function machineArguments(level1: Level1, shared: string, options: LabOptions): string[] {
+function machineArguments(level1: Level1, shared: string, scratch: string, options: LabOptions): string[] {
   // A comma ends an option's value unless it is doubled.
   const quoted = (path: string) => path.replaceAll(',', ',,');
   return [
@@ -192,6 +201,8 @@ function machineArguments(level1: Level1, shared: string, options: LabOptions): 
     ...['-device', `virtio-9p-pci,fsdev=h,mount_tag=${HOST_TAG}`],
     ...['-fsdev', `local,id=s,path=${quoted(shared)},security_model=none`],
     ...['-device', `virtio-9p-pci,fsdev=s,mount_tag=${SHARED_TAG}`],
+    ...['-drive', `file=${quoted(scratch)},if=none,id=d,format=raw,snapshot=on,cache=unsafe,discard=unmap`],
+    ...['-device', 'virtio-blk-pci,drive=d,serial=scratch'],
     // A socket that we made and passed on: nobody else can get at it.
     ...['-chardev', 'socket,id=control,fd=3', '-device', 'virtio-serial-pci'],
     ...['-device', 'virtserialport,chardev=control,name=tsvm.lab'],

@@ -3,10 +3,23 @@ import { join } from 'node:path';
 import { initramfsFile } from '../../images/debian/initramfs.ts';
 import { kernelOf } from '../../images/debian/kernel.ts';
 import { vmlinuxOf } from '../../images/debian/vmlinux.ts';
+import { SCRATCH_PATH } from './scratch.ts';
 
 /** Not the cloud flavour: it has kvm-amd but no 9p. */
 export const LEVEL1_KERNEL = 'linux-image-amd64';
-const MODULES = ['virtio_pci', '9pnet_virtio', '9p', 'overlay', 'virtio_console', 'kvm-amd', 'tun'];
+const MODULES = [
+  ...[
+    'virtio_pci',
+    '9pnet_virtio',
+    '9p',
+    'overlay',
+    'virtio_console',
+    'virtio_blk',
+    'ext4',
+    'crc32c_generic',
+  ],
+  ...['kvm-amd', 'tun'],
+];
 
 /** Names that level 1 and its QEMU share. */
 export const HOST_TAG = 'host';
@@ -62,7 +75,7 @@ export async function prepareLevel1(dir: string, shared: string): Promise<Level1
  */
 function initScript(shared: string, agent: readonly string[]): string {
   return `
-fail() { echo "lab: $*"; sync; echo b > /proc/sysrq-trigger; sleep 60; }
+fail() { echo "lab: $*"; sync; for tree in '' /tree; do echo b > $tree/proc/sysrq-trigger; done; sleep 60; }
 export PATH=/bin
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t devtmpfs devtmpfs /dev || fail "cannot mount /dev"
 load-modules || fail "cannot insert the kernel modules"
@@ -79,6 +92,8 @@ for dir in proc sys dev; do mount --move /$dir /tree/$dir || fail "cannot move /
 mount -t tmpfs -o mode=755 tmpfs /tree/run || fail "cannot mount /run"
 mkdir -p ${quoted(`/tree${shared}`)}
 mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=524288 ${SHARED_TAG} ${quoted(`/tree${shared}`)} || fail "cannot mount the shared directory"
+mkdir ${quoted(`/tree${SCRATCH_PATH}`)}
+mount -t ext4 -o discard /tree/dev/vda ${quoted(`/tree${SCRATCH_PATH}`)} || fail "cannot mount the scratch disk"
 mkdir -p /tree/dev/pts /tree/dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /tree/dev/pts || fail "cannot mount /dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs /tree/dev/shm || fail "cannot mount /dev/shm"

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { LabClient } from './client.ts';
 import { LabError, type Command, type ExecOptions, type ExecResult } from './commands.ts';
 import { DEFAULT_MEM_MIB, Lab, type LabOptions } from './lab.ts';
+import { SCRATCH_PATH } from './scratch.ts';
 import { isListening, keptSocket, LabServer } from './server.ts';
 
 /** As timeout(1) has them. */
@@ -16,7 +17,8 @@ const EXIT_LAB_FAILED = 125;
 const HELP = `
 COMMAND is run with this directory, environment, standard input and output; a single argument is a line for
 the shell. It reads the host's files; what it writes is gone afterwards, but for the directory given
-with --shared (the command finds it in TSVM_LAB_SHARED). The exit status is the command's, ${EXIT_TIMED_OUT} where it
+with --shared (the command finds it in TSVM_LAB_SHARED). TSVM_LAB_SCRATCH names a directory on a disk of
+level 1, for large files, holes and direct I/O; with --debian it has Debian's disk as debian.raw. The exit status is the command's, ${EXIT_TIMED_OUT} where it
 took longer than --timeout, ${EXIT_LAB_FAILED} where the lab failed.
 
   npm run lab -- node -e 'console.log(1)'      boots a level 1, runs the command in it, stops it
@@ -31,6 +33,7 @@ type Options = {
   readonly mem?: number;
   readonly cpus?: number;
   readonly shared?: string;
+  readonly debian?: true;
 };
 
 type Runner = {
@@ -56,6 +59,7 @@ async function main(): Promise<number> {
       '--shared <dir>',
       'directory whose files the command can write, and that stay; a kept one is not used then',
     )
+    .option('--debian', "put Debian's disk on the scratch disk; a kept one is not used then")
     .addOption(new Program().createOption('--serve').hideHelp())
     .addHelpText('after', HELP)
     .passThroughOptions()
@@ -65,6 +69,7 @@ async function main(): Promise<number> {
     ...(options.mem === undefined ? {} : { mem: options.mem }),
     ...(options.cpus === undefined ? {} : { cpus: options.cpus }),
     ...(options.shared === undefined ? {} : { shared: options.shared }),
+    ...(options.debian === undefined ? {} : { debian: true }),
   };
   if (options.serve) return serve(labOptions);
   if (options.keep) return keep(labOptions);
@@ -90,7 +95,7 @@ async function run(runner: Runner, command: Command, options: Options): Promise<
     stdin: process.stdin,
     timeoutMs: options.timeout === undefined ? Infinity : options.timeout * 1000,
     collect: false,
-    env: { TSVM_LAB_SHARED: runner.shared },
+    env: { TSVM_LAB_SHARED: runner.shared, TSVM_LAB_SCRATCH: SCRATCH_PATH },
     onOutput: (data, stream) => process[stream].write(data),
   });
   if (timedOut) process.stderr.write(`lab: the command was killed after ${String(options.timeout)} s\n`);
@@ -119,7 +124,9 @@ async function keep(options: LabOptions): Promise<number> {
   const logFile = join(dirname(keptSocket()), 'kept.log');
   mkdirSync(dirname(logFile), { recursive: true });
   const log = openSync(logFile, 'w');
-  const flags = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  const flags = Object.entries(options).flatMap(([name, value]) =>
+    value === true ? [`--${name}`] : [`--${name}`, String(value)],
+  );
   const daemon = spawn(process.execPath, [...process.execArgv, import.meta.filename, '--serve', ...flags], {
     detached: true,
     stdio: ['ignore', log, log],

@@ -44,10 +44,11 @@ describe('readModuleInfo', () => {
   });
 
   it('gives what softdep= wants before it, and not what it wants after it', () => {
-    expect(readModuleInfo(moduleFile('softdep=pre: crc32c aes post: extra', 'depends=a')).needs).toEqual([
-      ...['crc32c', 'aes', 'a'],
-    ]);
-    expect(readModuleInfo(moduleFile('softdep=post: extra pre: first')).needs).toEqual(['first']);
+    expect(readModuleInfo(moduleFile('softdep=pre: crc32c aes post: extra', 'depends=a'))).toEqual({
+      needs: ['a'],
+      wants: ['crc32c', 'aes'],
+    });
+    expect(readModuleInfo(moduleFile('softdep=post: extra pre: first')).wants).toEqual(['first']);
   });
 
   it('refuses what is no ELF file', () => {
@@ -122,6 +123,12 @@ describe('moduleOrder', () => {
   it('names a module that is not there and who needs it', async () => {
     add('a.ko', 'depends=ghost');
     await expect(order('a')).rejects.toThrow(/no module ghost .*needed by a/);
+  });
+
+  it('goes on without what a module merely wants', async () => {
+    add('a.ko', 'softdep=pre: ghost b');
+    add('b.ko');
+    expect(await order('a')).toEqual(['b', 'a']);
   });
 
   it('names a module that is compressed', async () => {
