@@ -15,11 +15,11 @@ as_root() {
   fi
 }
 
-# install_missing COMMAND PACKAGE ...: the packages whose commands are not there are installed together.
+# install_missing COMMAND-OR-FILE PACKAGE ...: the packages of what is not there are installed together.
 install_missing() {
   local missing=()
   while [ $# -gt 0 ]; do
-    command -v "$1" >/dev/null || missing+=("$2")
+    command -v "$1" >/dev/null || [ -e "$1" ] || missing+=("$2")
     shift 2
   done
   [ ${#missing[@]} -gt 0 ] || return 0
@@ -62,16 +62,22 @@ set_up() {
   fi
 }
 
+# What images/debian builds a system with; newuidmap is for building it without root.
+image_tools=(mmdebstrap mmdebstrap mke2fs e2fsprogs sfdisk fdisk newuidmap uidmap
+  /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring)
+# Debian leaves these folders out of a user's PATH.
+PATH="$PATH:/usr/sbin:/sbin"
+
 case "${1-}" in
   '')
-    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg xz xz-utils
+    install_missing g++ g++ make make python3 python3 dpkg-deb dpkg xz xz-utils "${image_tools[@]}"
     provide_node
     set_up
     exec node_modules/.bin/tsx images/debian/quickstart.ts
     ;;
   test)
     install_missing g++ g++ make make python3 python3 dpkg-deb dpkg \
-      iasl acpica-tools dmidecode dmidecode xz xz-utils zstd zstd lz4 lz4 cpio cpio script bsdutils
+      iasl acpica-tools dmidecode dmidecode xz xz-utils zstd zstd lz4 lz4 cpio cpio script bsdutils "${image_tools[@]}"
     provide_node
     set_up
     say "Checking types, style and layers"

@@ -1,5 +1,5 @@
 import { execa } from 'execa';
-import { mkdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { debianCache, DebianError, step } from './cache.ts';
@@ -51,8 +51,44 @@ export class PrivateApt {
     });
   }
 
+  /**
+   * Downloads what makes a system that holds the named packages: those, the essential ones, apt, and all they depend
+   * on. Files that are in the directory already are checked and kept. @returns the names of the system's files
+   */
+  async downloadSystem(names: readonly string[], into: string): Promise<string[]> {
+    const nowhere = join(this.#dir, 'cache/none');
+    const install = ['install', '--no-install-recommends', '--yes', '?essential', 'apt', ...names];
+    return this.#withLists('download the packages of a system', async () => {
+      await mkdir(join(nowhere, 'partial'), { recursive: true });
+      await mkdir(join(into, 'partial'), { recursive: true });
+      // apt names only the files that it would have to fetch: all of them where its archive is empty.
+      const uris = await this.#run(
+        [...install, '--print-uris', '-o', `Dir::Cache::archives=${nowhere}`],
+        into,
+      );
+      await this.#run([...install, '--download-only', '-o', `Dir::Cache::archives=${into}`], into);
+      return [...uris.matchAll(/^'[^']+' (\S+\.deb) \d+ /gm)].map((match) => match[1]!);
+    });
+  }
+
+  /** Downloads packages at just these versions. */
+  async downloadVersions(
+    packages: readonly { readonly name: string; readonly version: string }[],
+    into: string,
+  ): Promise<void> {
+    const wanted = packages.map(({ name, version }) => `${name}=${version}`);
+    await this.#withLists('download the packages of a list', async () => {
+      await this.#run(['download', ...wanted], into);
+    });
+  }
+
+  /** Has the package lists fetched anew before the next download. */
+  async forgetLists(): Promise<void> {
+    await rm(join(this.#dir, 'updated'), { force: true });
+  }
+
   /** Runs something that needs package lists: fetches them where they are missing, old, or do not lead to a file. */
-  async #withLists(what: string, work: () => Promise<void>): Promise<void> {
+  async #withLists<T>(what: string, work: () => Promise<T>): Promise<T> {
     try {
       if (await this.#listsAreFresh()) {
         try {
@@ -62,7 +98,7 @@ export class PrivateApt {
         }
       }
       await step('fetching the package lists of Debian', () => this.#update());
-      await retry(work);
+      return await retry(work);
     } catch (error) {
       if (!(error instanceof AptFailure)) throw error;
       throw new DebianError(
@@ -119,10 +155,11 @@ export class PrivateApt {
     await writeFile(this.#env.APT_CONFIG, [...lines, ...network, ''].join('\n'));
   }
 
-  async #run(args: readonly string[], cwd: string): Promise<void> {
+  /** @returns what apt-get printed */
+  async #run(args: readonly string[], cwd: string): Promise<string> {
     const command = ['-q', '-o', 'Debug::NoLocking=true', ...args];
     const result = await execa('apt-get', command, { cwd, env: this.#env, reject: false, stdin: 'ignore' });
-    if (!result.failed) return;
+    if (!result.failed) return result.stdout;
     if (result.code === 'ENOENT') {
       throw new DebianError('apt-get is not there: fetching Debian packages needs a Debian or Ubuntu host');
     }
@@ -144,7 +181,7 @@ class AptFailure extends Error {
   override readonly name = 'AptFailure';
 }
 
-async function retry(work: () => Promise<void>): Promise<void> {
+async function retry<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();

@@ -52,6 +52,12 @@ export function sourcesList(sources: DebianSources, options: { readonly backport
   );
 }
 
+/** sources.list of an image: Debian's public mirrors, wherever the image was built. */
+export const PUBLIC_SOURCES = sourcesList(
+  { mirror: PUBLIC_MIRROR, security: PUBLIC_SECURITY, keyring: KEYRINGS[0]! },
+  { backports: false },
+);
+
 function hostIsDebian(): boolean {
   try {
     return /^ID=("?)debian\1$/m.test(readFileSync('/etc/os-release', 'utf8'));
