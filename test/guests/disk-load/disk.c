@@ -4,6 +4,9 @@
 #include "console.h"
 #include "machine.h"
 
+#define F_SEG_MAX FEATURE(2)
+// offsets in the configuration (VIRTIO 1.2, 5.2.4)
+enum { CONFIG_CAPACITY = 0, CONFIG_SEG_MAX = 12 };
 enum { WAIT_LIMIT_MS = 20000, TIME_CHECK = 1024 };
 
 static uintptr_t allocate(const disk_options *options, uintptr_t *at, uint64_t size, uint64_t alignment) {
@@ -14,11 +17,14 @@ static uintptr_t allocate(const disk_options *options, uintptr_t *at, uint64_t s
 }
 
 void disk_start(disk *d, const disk_options *options) {
-  d->features = virtio_start(&d->device, &d->queue, options->features, options->queue_size);
-  d->capacity = (mmio_read32(d->device.config) | (uint64_t)mmio_read32(d->device.config + 4) << 32) * SECTOR;
+  d->features = virtio_start(&d->device, &d->queue, options->features | F_SEG_MAX, options->queue_size);
+  uintptr_t capacity = d->device.config + CONFIG_CAPACITY;
+  d->capacity = (mmio_read32(capacity) | (uint64_t)mmio_read32(capacity + 4) << 32) * SECTOR;
   d->indirect = d->features & F_INDIRECT_DESC;
   d->segment = options->segment;
   uint32_t descriptors = 2 + (options->buffer + d->segment - 1) / d->segment;
+  if (d->features & F_SEG_MAX && descriptors - 2 > mmio_read32(d->device.config + CONFIG_SEG_MAX))
+    machine_fail("a request has more segments than the device takes");
   d->stride = d->indirect ? 1 : (uint16_t)descriptors;
   d->count = options->count;
   if (options->count > REQUEST_LIMIT || options->count * (uint32_t)d->stride > d->queue.size)
