@@ -87,6 +87,11 @@ export class SimFile implements HostFile {
     return this.#bytes.subarray(0, this.#size);
   }
 
+  /** The same content, as another file. */
+  copy(options: SimOptions = {}): SimFile {
+    return new SimFile(this.path, this.content, options);
+  }
+
   save(path = this.path): void {
     writeFileSync(path, this.content);
   }

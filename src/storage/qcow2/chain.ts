@@ -1,0 +1,189 @@
+/**
+ * An image with all that lies below it. The names of backing files come out of images, which may come from anywhere:
+ * they are file names and nothing else, and stay within folders that the caller knows.
+ */
+import { realpathSync, statSync } from 'node:fs';
+import { dirname, isAbsolute, join, relative } from 'node:path';
+import type { IoRing } from '../../kvm/io-ring.ts';
+import { StorageError, type Disk } from '../disk.ts';
+import { openRaw } from '../raw.ts';
+import { changeOf } from './backing-stamp.ts';
+import type { Header } from './header.ts';
+import { openError, RingFile } from './host-file.ts';
+import { openImage, readHeader, type OpenImageOptions } from './open.ts';
+import type { Qcow2Disk } from './qcow2-disk.ts';
+
+export type ImageFormat = 'raw' | 'qcow2';
+
+export type ChainPolicy = {
+  /** Folders that backing files may be in, besides the folder of the image that names them. */
+  readonly folders?: readonly string[];
+  /** Backing files may be anywhere: for images that this user made or looked at. Default false */
+  readonly trusted?: boolean;
+  /** Open although a backing file was written to since the overlay was made. Default false */
+  readonly acceptChanged?: boolean;
+};
+
+export type OpenQcow2Options = OpenImageOptions &
+  ChainPolicy & {
+    readonly path: string;
+    /** default false; backing files are always opened read-only */
+    readonly readOnly?: boolean;
+  };
+
+/** A layer of a chain, the top first. */
+export type Layer = {
+  readonly path: string;
+  readonly format: ImageFormat;
+  /** of qcow2 */
+  readonly header?: Header;
+};
+
+/** Layers that one disk may have. Each costs a lookup for every read of what no layer has. */
+const MAX_LAYERS = 64;
+
+/** Opens an image and what is below it. @throws StorageError, with the chain in its message */
+export async function openQcow2(ring: IoRing, options: OpenQcow2Options): Promise<Qcow2Disk> {
+  const { path, readOnly = false } = options;
+  const layers = resolveChain(ring, path, 'qcow2', options);
+  let below: Disk | undefined;
+  try {
+    for (const { path: layerPath, format } of layers.slice(1).reverse()) {
+      below =
+        format === 'raw'
+          ? openRaw(ring, layerPath, { readOnly: true, cache: 'writeback' })
+          : await openImage(new RingFile(ring, layerPath, true), below, { ...options, cache: 'writeback' });
+    }
+    return await openImage(new RingFile(ring, path, readOnly), below, options);
+  } catch (error) {
+    await below?.close();
+    throw error;
+  }
+}
+
+/**
+ * Finds all layers, without opening them for use.
+ * @returns the image itself first
+ * @throws StorageError where one is missing, is not what was recorded, or must not be used
+ */
+export function resolveChain(
+  ring: IoRing,
+  path: string,
+  format: ImageFormat,
+  policy: ChainPolicy = {},
+): Layer[] {
+  const layers: Layer[] = [];
+  const seen = new Set<string>();
+  let next: { path: string; format: ImageFormat } | undefined = { path, format };
+  while (next !== undefined) {
+    const here: { path: string; format: ImageFormat } = next;
+    const names = [...layers.map((layer) => layer.path), here.path];
+    const refuse = refuser(path, names);
+    const stat = statOf(here.path, refuse);
+    const identity = `${stat.dev}:${stat.ino}`;
+    if (seen.has(identity)) throw refuse('ELOOP', 'the backing files form a loop');
+    seen.add(identity);
+    if (layers.length === MAX_LAYERS) throw refuse('ELOOP', `there are more than ${MAX_LAYERS} layers`);
+    if (!stat.isFile() && layers.length > 0 && !(stat.isBlockDevice() && policy.trusted === true))
+      throw refuse('EINVAL', 'a backing file must be a regular file');
+    if (here.format === 'raw') {
+      layers.push(here);
+      return layers;
+    }
+    const header = headerOf(ring, here.path, refuse);
+    layers.push({ ...here, header });
+    next = header.backingFile === undefined ? undefined : backingOf(here.path, header, names, policy, path);
+  }
+  return layers;
+}
+
+type Refuse = (code: string, message: string, hint?: string) => StorageError;
+
+function refuser(top: string, names: readonly string[]): Refuse {
+  const chain = names.length > 1 ? ` (chain: ${names.join(' <- ')})` : '';
+  return (code, message, hint) => new StorageError(top, code, `${message}${chain}`, hint);
+}
+
+function statOf(path: string, refuse: Refuse): ReturnType<typeof statSync> & object {
+  try {
+    return statSync(path);
+  } catch (error) {
+    const { code, message } = openError(path, error);
+    throw refuse(code, message);
+  }
+}
+
+function headerOf(ring: IoRing, path: string, refuse: Refuse): Header {
+  try {
+    const file = new RingFile(ring, path, true);
+    try {
+      return readHeader(file).header;
+    } finally {
+      file.close();
+    }
+  } catch (error) {
+    if (error instanceof StorageError) throw refuse(error.code, error.message, error.hint);
+    throw error;
+  }
+}
+
+/** Where the file below is and what it is. @throws StorageError where it must not be used */
+function backingOf(
+  path: string,
+  header: Header,
+  names: readonly string[],
+  policy: ChainPolicy,
+  top: string,
+): { path: string; format: ImageFormat } {
+  const name = header.backingFile!;
+  const refuse = refuser(top, [...names, name]);
+  // As QEMU tells protocols from files: a colon before the first slash.
+  if (/^[^/]*:/.test(name)) throw refuse('EPERM', 'a backing file must be a file, without a protocol');
+  const format = header.backingFormat;
+  if (format === undefined) {
+    throw refuse(
+      'EINVAL',
+      'the format of the backing file is not recorded, and is never guessed',
+      `record it: \`tsvm disk rebase --unsafe --backing ${name} --backing-format raw|qcow2 ${path}\``,
+    );
+  }
+  if (format !== 'raw' && format !== 'qcow2')
+    throw refuse('ENOTSUP', `backing files of format ${JSON.stringify(format)} are not supported`);
+  const place = isAbsolute(name) ? name : join(dirname(path), name);
+  let real: string;
+  try {
+    real = realpathSync(place);
+  } catch (error) {
+    throw refuse(openError(place, error).code, `backing file ${place}: there is no such file`);
+  }
+  const folders = [dirname(realpathSync(path)), ...(policy.folders ?? []).map(realFolder)];
+  if (policy.trusted !== true && !folders.some((folder) => isWithin(folder, real))) {
+    throw refuse(
+      'EPERM',
+      'the backing file is outside the folders where images may be',
+      'if you know this image and what it names, say that it is trusted',
+    );
+  }
+  const change = changeOf(header, real);
+  if (change !== undefined && policy.acceptChanged !== true) {
+    throw refuse(
+      'ESTALE',
+      `the backing file was changed after the overlay was made: ${change}`,
+      'restore the backing file; what the overlay holds are differences to what it was',
+    );
+  }
+  return { path: place, format };
+}
+
+function realFolder(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+function isWithin(folder: string, path: string): boolean {
+  const rest = relative(folder, path);
+  return rest !== '' && !rest.startsWith('..') && !isAbsolute(rest);
+}
