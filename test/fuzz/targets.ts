@@ -5,7 +5,9 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   queue: async () => (await import('./targets/queue.ts')).queueTarget,
   rng: async () => (await import('./targets/rng.ts')).rngTarget,
   balloon: async () => (await import('./targets/balloon.ts')).balloonTarget,
+  block: async () => (await import('./targets/block.ts')).blockTarget,
   boot: async () => (await import('./targets/boot.ts')).bootTarget,
+  qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
 };
 
 export const availableTargets = Object.keys(TARGETS);
