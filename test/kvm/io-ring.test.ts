@@ -300,7 +300,9 @@ describe.each(ENGINES)('%s', (engine) => {
       let ended = false;
       const post = () => ring.queue(IO.read, fd, 0, 0, vectorOf([buffer, 0, 512]), owner, 0);
       const owner = {
-        completed: () => void rounds++,
+        completed: () => {
+          rounds++;
+        },
         batchEnd: () => {
           if (!ended) post();
           ring.submit();

@@ -22,12 +22,12 @@ export class Listener implements IoOwner {
   readonly results = new Map<number, number>();
   batches = 0;
   /** called with every completion, after it was written down */
-  then: (cookie: number, result: number) => void = () => undefined;
+  heard: (cookie: number, result: number) => void = () => undefined;
 
   completed(cookie: number, result: number): void {
     if (this.results.has(cookie)) throw new Error(`request ${cookie} completed twice`);
     this.results.set(cookie, result);
-    this.then(cookie, result);
+    this.heard(cookie, result);
   }
 
   batchEnd(): void {
