@@ -1,8 +1,9 @@
 import { Command, CommanderError } from 'commander';
 
+import { addAgent } from './agent.ts';
 import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
-import { EXIT, type ExitCode, exitCodeHelp } from './exit-codes.ts';
+import { EXIT, exitCodeHelp } from './exit-codes.ts';
 import { packageVersion } from './package-version.ts';
 import { addRun } from './run.ts';
 import { addVersion } from './version.ts';
@@ -14,12 +15,12 @@ const EXAMPLES = [
   'tsvm run --help                                     all options of a command',
 ];
 
-/** What a command line comes to; `debug` holds also where the verb threw. */
-export type Outcome = { readonly code: ExitCode; readonly debug: boolean; readonly error?: unknown };
+/** What a command line comes to, with its exit status; `debug` holds also where the verb threw. */
+export type Outcome = { readonly code: number; readonly debug: boolean; readonly error?: unknown };
 
 /** Runs the command line `args`, without the names of Node and of tsvm. Never rejects. */
 export async function runProgram(args: readonly string[]): Promise<Outcome> {
-  let code: ExitCode = EXIT.ok;
+  let code: number = EXIT.ok;
   let debug = false;
   const program = new Command('tsvm')
     .description('Runs Linux guests in virtual machines, on KVM.')
@@ -33,10 +34,11 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
     .hook('preAction', (_, verb) => {
       debug = verb.optsWithGlobals<{ debug?: true }>().debug === true;
     });
-  const done = (status: ExitCode): void => {
+  const done = (status: number): void => {
     code = status;
   };
   addRun(program, done);
+  addAgent(program, done);
   addDoctor(program, done);
   addVersion(program, done);
   try {

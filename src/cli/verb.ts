@@ -1,9 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 
-import type { ExitCode } from './exit-codes.ts';
-
-/** Takes the exit status that a verb comes to. */
-export type Done = (code: ExitCode) => void;
+/** Takes the exit status that a verb comes to: one of `EXIT`, or that of a command in a guest. */
+export type Done = (code: number) => void;
 
 /** Begins a verb: what all of them have in common. */
 export function addVerb(
