@@ -4,7 +4,6 @@ import { Backing } from './backing.ts';
 import { decompressorFor } from './compression.ts';
 import { errnoOf } from './file-io.ts';
 import { INCOMPATIBLE, SECTOR, toHex } from './format.ts';
-import { l1EntriesFor } from './geometry.ts';
 import { headerBytes, parseHeader, viewOf, type Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { Image } from './image.ts';
@@ -75,9 +74,8 @@ async function open(
     log: options.log ?? ((line) => console.error(line)),
   });
   const { clusterSize } = header.geometry;
-  // The part of the table that the disk needs; what is behind it is left alone.
   const l1 = readFully(file, header.l1Offset, header.l1Entries * 8);
-  if (l1.length < l1EntriesFor(header.geometry, header.size) * 8)
+  if (header.l1Offset + header.l1Entries * 8 > image.end)
     throw bad(`the L1 table at ${toHex(header.l1Offset)} is cut off`);
   const l1Table = new Uint8Array(header.l1Entries * 8);
   l1Table.set(l1);
@@ -155,9 +153,8 @@ function readRefcountTable(
 ): Float64Array {
   const { clusterSize } = header.geometry;
   const length = header.refcountTableClusters * clusterSize;
+  if (header.refcountTableOffset + length > end) throw bad('the refcount table is cut off');
   const bytes = readFully(file, header.refcountTableOffset, length);
-  if (bytes.length < length && header.refcountTableOffset + bytes.length < file.size())
-    throw bad('the refcount table is cut off');
   const view = viewOf(bytes);
   const blocks = new Float64Array(length / 8);
   for (let i = 0; i < Math.floor(bytes.length / 8); i++) {

@@ -9,6 +9,7 @@ import type { HostFile } from '../../../src/storage/qcow2/host-file.ts';
 import { Random } from '../../fuzz/random.ts';
 
 const SECTOR = 512;
+const EFBIG = 27;
 
 type Pending = {
   readonly operation: IoOperation;
@@ -29,6 +30,8 @@ export type SimOptions = {
   readonly readOnly?: boolean;
   /** told of each request before it is carried out; returns an errno to fail it with */
   readonly fault?: (operation: IoOperation, offset: number, length: number) => number;
+  /** Writes behind this place fail with EFBIG; default 2 GiB */
+  readonly limit?: number;
   /** whether what a power cut leaves is kept account of */
   readonly track?: boolean;
 };
@@ -57,6 +60,7 @@ export class SimFile implements HostFile {
   readonly #random: Random | undefined;
   readonly #fault: SimOptions['fault'];
   readonly #track: boolean;
+  readonly #limit: number;
   #queued: Pending[] = [];
   #inFlight: Pending[] = [];
   #completions = 0;
@@ -67,6 +71,8 @@ export class SimFile implements HostFile {
   /** for tests of what I/O is done */
   readonly counts = { read: 0, write: 0, sync: 0, punch: 0, submits: 0 };
   closed = false;
+  /** of the writes beyond the limit */
+  furthest = 0;
 
   constructor(path: string, bytes: Uint8Array, options: SimOptions = {}) {
     this.path = path;
@@ -76,6 +82,7 @@ export class SimFile implements HostFile {
     this.#random = options.random;
     this.#fault = options.fault;
     this.#track = options.track ?? false;
+    this.#limit = options.limit ?? 2 ** 31;
     this.#stable = this.#track ? Uint8Array.from(bytes) : new Uint8Array(0);
   }
 
@@ -218,8 +225,11 @@ export class SimFile implements HostFile {
         return this.#read(request);
       case IO.write: {
         this.counts.write++;
-        const bytes = this.#gather(request);
-        this.#write(offset, bytes);
+        if (offset + length > this.#limit) {
+          this.furthest = Math.max(this.furthest, offset);
+          return -EFBIG;
+        }
+        this.#write(offset, this.#gather(request));
         return length;
       }
       case IO.sync:
@@ -298,7 +308,6 @@ export class SimFile implements HostFile {
   }
 
   #grow(size: number): void {
-    if (size > 2 ** 31) throw new Error(`the file would grow to ${size} bytes`);
     if (size <= this.#bytes.length) return;
     const larger = new Uint8Array(Math.max(size, 2 * this.#bytes.length));
     larger.set(this.#bytes.subarray(0, this.#size));
