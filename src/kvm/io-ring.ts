@@ -136,8 +136,8 @@ export class IoRing {
   }
 
   /**
-   * Numbers a buffer for {@link IoVector}. It is held, and cannot be transferred to another thread, until it is
-   * unregistered and requests that use it are over.
+   * Numbers a buffer for {@link IoVector}. It is held until it is unregistered and requests that use it are over. From
+   * now on it cannot be transferred to another thread.
    * @throws RangeError where 4096 buffers are registered already
    */
   register(bytes: Uint8Array | ArrayBuffer): number {

@@ -1,9 +1,12 @@
+import { execFile } from 'node:child_process';
 import { constants, fstatSync, openSync, closeSync, readFileSync } from 'node:fs';
 import { constants as os } from 'node:os';
+import { promisify } from 'node:util';
 import { describe, expect, test, vi } from 'vitest';
 import { GuestRam } from '../../src/kvm/memory.ts';
 import { IO, IoRing } from '../../src/kvm/io-ring.ts';
 import { IoVector } from '../../src/kvm/io-vector.ts';
+import { bundleScript } from '../support/bundle-script.ts';
 import { ENGINES, ioRings, Listener, pattern, vectorOf } from '../support/io-rings.ts';
 
 const { EBADF, EFAULT, EINVAL, EIO, ENOSPC } = os.errno;
@@ -28,6 +31,45 @@ describe('the engine', () => {
     vi.stubEnv('TSVM_IO_ENGINE', 'aio');
     expect(() => new IoRing()).toThrow('TSVM_IO_ENGINE must be io_uring or threads, not aio');
     vi.unstubAllEnvs();
+  });
+});
+
+describe('where the kernel has no io_uring, or a container forbids it', () => {
+  // io_uring_setup is system call 425; python3 is what builds the addon too
+  const REFUSE = `
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+program = struct.pack('=HBBI', 0x20, 0, 0, 0) + struct.pack('=HBBI', 0x15, 0, 1, 425)
+program += struct.pack('=HBBI', 0x06, 0, 0, 0x00050000 | int(sys.argv[1])) + struct.pack('=HBBI', 0x06, 0, 0, 0x7fff0000)
+instructions = ctypes.create_string_buffer(program)
+header = struct.pack('=HxxxxxxQ', 4, ctypes.addressof(instructions))
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, header, 0, 0): sys.exit('no seccomp')
+os.execvp(sys.argv[2], sys.argv[2:])`;
+
+  test.each([
+    ['EPERM', os.errno.EPERM],
+    ['ENOSYS', os.errno.ENOSYS],
+  ])('with %s, threads take its place unless it was asked for', async (code, errno) => {
+    const script = await bundleScript(`
+      import { openSync } from 'node:fs';
+      import { IO, IoRing } from './src/kvm/io-ring.ts';
+      const ring = new IoRing();
+      let result = 1;
+      const owner = { completed: (_: number, got: number) => (result = got), batchEnd: () => undefined };
+      ring.queue(IO.sync, openSync('/tmp', 'r'), 0, 0, undefined, owner, 0);
+      ring.drain();
+      let refused;
+      try {
+        new IoRing({ engine: 'io_uring' });
+      } catch (error) {
+        refused = { name: error.name, code: error.code, request: error.request };
+      }
+      console.log(JSON.stringify({ engine: ring.engine, result, refused }));`);
+    const args = ['-c', REFUSE, `${errno}`, process.execPath, script];
+    const env = { ...process.env, TSVM_IO_ENGINE: '' };
+    const { stdout } = await promisify(execFile)('python3', args, { env, timeout: 30_000 });
+    const refused = { name: 'KvmError', code, request: 'I/O ring' };
+    expect(JSON.parse(stdout)).toEqual({ engine: 'threads', result: 0, refused });
   });
 });
 
