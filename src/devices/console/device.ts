@@ -146,12 +146,9 @@ export class ConsoleDevice implements VirtioDevice {
     const id = this.#find(name);
     const port = this.#ports[id]!;
     if (!port.present) return;
-    port.present = port.ready = false;
+    port.unplug();
     this.#outbox.drop(id);
     this.#post(id, EVENT.portRemove);
-    port.setGuestOpen(false);
-    // what waits in its queue is dropped
-    port.resumeOutput();
     this.#send();
   }
 

@@ -96,6 +96,8 @@ export class ConsolePort implements GuestEnd {
   #throttled = false;
   #paused = false;
   #closed = false;
+  /** what is in the queue was for somebody who has gone, up to where it is found empty */
+  #dropping = false;
   #serving = false;
   #deferred = false;
   /** the request that the host has taken a part of, and that part */
@@ -141,8 +143,7 @@ export class ConsolePort implements GuestEnd {
   setHostOpen(open: boolean): void {
     if (this.isConsole || this.#closed || open === this.#hostOpen) return;
     this.#hostOpen = open;
-    // What the last one did not take is not for the next one.
-    if (!open) this.resumeOutput();
+    if (!open) this.#drop();
     this.#hostChanged();
   }
 
@@ -161,6 +162,13 @@ export class ConsolePort implements GuestEnd {
     this.#backend.connect(this);
   }
 
+  /** It is pulled out of the guest. */
+  unplug(): void {
+    this.present = this.ready = false;
+    this.setGuestOpen(false);
+    this.#drop();
+  }
+
   /** The driver is there. */
   attach(receive: Virtqueue | undefined, transmit: Virtqueue | undefined): void {
     this.#receive = receive;
@@ -170,7 +178,7 @@ export class ConsolePort implements GuestEnd {
   /** The driver is gone, and what it had opened and sent with it; input waits for the next one. */
   detach(): void {
     this.#receive = this.#transmit = this.#partial = this.#restored = undefined;
-    this.ready = false;
+    this.ready = this.#dropping = false;
     this.setGuestOpen(false);
   }
 
@@ -209,7 +217,10 @@ export class ConsolePort implements GuestEnd {
       let left = TURN_BYTES;
       while (left > 0) {
         const chain = this.#next(queue);
-        if (chain === undefined) break;
+        if (chain === undefined) {
+          this.#dropping = false;
+          break;
+        }
         left -= REQUEST_COST + this.#pass(queue, chain, left);
         if (this.#isHeld()) break;
       }
@@ -242,15 +253,15 @@ export class ConsolePort implements GuestEnd {
   }
 
   save(): PortState {
-    const { present, ready } = this;
     const partial = this.#partial
       ? { head: this.#partial.head, offset: this.#offset }
       : this.#restored && { ...this.#restored };
     return {
-      present,
-      ready,
+      present: this.present,
+      ready: this.ready,
       guestOpen: this.#guestOpen,
       hostOpen: this.#hostOpen,
+      dropping: this.#dropping,
       ...(partial !== undefined && { partial }),
     };
   }
@@ -259,8 +270,16 @@ export class ConsolePort implements GuestEnd {
   restore(state: PortState): void {
     this.present = state.present;
     this.ready = state.ready;
+    this.#dropping = state.dropping;
     this.#restored = state.partial;
     this.setGuestOpen(state.guestOpen);
+  }
+
+  /** What the last one did not take is not for the next one. */
+  #drop(): void {
+    this.#throttled = false;
+    this.#dropping = true;
+    this.serve();
   }
 
   #next(queue: Virtqueue): Chain | undefined {
@@ -303,7 +322,7 @@ export class ConsolePort implements GuestEnd {
 
   /** Whether output goes anywhere. */
   #accepts(): boolean {
-    return this.#hostOpen && this.present;
+    return this.#hostOpen && this.present && !this.#dropping;
   }
 
   #later(): void {

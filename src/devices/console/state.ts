@@ -14,6 +14,8 @@ const port = v.strictObject({
   guestOpen: v.boolean(),
   /** what the guest has been told, or will be by a message that waits */
   hostOpen: v.boolean(),
+  /** what waits in the transmit queue was for somebody who has gone */
+  dropping: v.boolean(),
   /** the request in flight, and how many of its bytes the host has taken */
   partial: v.optional(v.strictObject({ head: unsigned(0xffff), offset: unsigned(2 ** 32) })),
 });

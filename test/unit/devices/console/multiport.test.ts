@@ -331,6 +331,22 @@ describe('pause', () => {
       [0, EVENT.resize],
     ]);
   });
+
+  test('during which another host takes over gives it nothing of what was meant for the one before', async () => {
+    const { rig, hosts } = await opened();
+    const end = hosts.a.guest!;
+    end.setHostOpen(true);
+    hosts.a.room = 1;
+    rig.write(1, 'taken', 'waits', 'waits');
+    await rig.core.pause();
+    end.setHostOpen(false);
+    end.setHostOpen(true);
+    hosts.a.room = Infinity;
+    rig.core.resume();
+    rig.machine.settle();
+    rig.write(1, '!');
+    expect(hosts.a.text).toBe('taken!');
+  });
 });
 
 describe('save and restore', () => {
