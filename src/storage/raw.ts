@@ -1,5 +1,4 @@
 /** Disks kept as they are: byte n of the disk is byte n of a file or block device. */
-import { closeSync, openSync } from 'node:fs';
 import { constants } from 'node:os';
 import { IO, type IoOperation, type IoOwner, type IoRing } from '../kvm/io-ring.ts';
 import { IoVector } from '../kvm/io-vector.ts';
@@ -38,8 +37,6 @@ type Task = {
   done: number;
   /** goes through the page cache although the file is opened past it */
   buffered: boolean;
-  /** a read that is beyond the end of the file */
-  beyond: boolean;
 };
 
 class RawDisk implements Disk {
@@ -79,7 +76,6 @@ class RawDisk implements Disk {
 
   readonly #zeros: Zeros;
   readonly #scratch = new IoVector();
-  #zeroFd: number | undefined;
 
   constructor(ring: IoRing, file: RawFile, cache: DiskCache) {
     this.#ring = ring;
@@ -114,13 +110,12 @@ class RawDisk implements Disk {
     let task = this.#free.pop();
     if (task === undefined) {
       const cookie = this.#tasks.length;
-      task = { cookie, request, step: IO.sync, done: 0, buffered: false, beyond: false };
+      task = { cookie, request, step: IO.sync, done: 0, buffered: false };
       this.#tasks.push(task);
     }
     task.request = request;
     task.done = 0;
     task.buffered = false;
-    task.beyond = false;
     this.#inFlight++;
     if (this.#gateClosed) this.#held.push(task);
     else this.#start(task);
@@ -167,7 +162,6 @@ class RawDisk implements Disk {
     } finally {
       this.#file.close();
       this.#zeros.release();
-      if (this.#zeroFd !== undefined) closeSync(this.#zeroFd);
     }
   }
 
@@ -243,26 +237,24 @@ class RawDisk implements Disk {
       return;
     }
     task.done += moved;
-    if (task.done === length) this.#finish(task, 0);
-    else if (task.step === IO.read && !task.beyond) this.#readBeyond(task);
+    if (task.step === IO.read) {
+      if (task.done < length) this.#zeroRest(task);
+      this.#finish(task, 0);
+    } else if (task.done === length) this.#finish(task, 0);
     else if (operation === DISK_OPERATION.writeZeroes && moved > 0) this.#writeZeros(task);
     else this.#finish(task, EIO);
   }
 
   /** What lies beyond the end of the file reads as zeros. */
-  #readBeyond(task: Task): void {
+  #zeroRest(task: Task): void {
     const { length, vector } = task.request!;
-    task.beyond = true;
-    this.#scratch.clear();
-    this.#scratch.addSlice(vector, task.done, length - task.done);
-    try {
-      this.#zeroFd ??= openSync('/dev/zero', 'r');
-    } catch {
-      this.#finish(task, EIO);
-      return;
+    const rest = this.#scratch;
+    rest.clear();
+    rest.addSlice(vector, task.done, length - task.done);
+    for (let i = 0; i < rest.count; i++) {
+      const at = rest.offsets[i]!;
+      this.#ring.bytes(rest.buffers[i]!)?.fill(0, at, at + rest.lengths[i]!);
     }
-    this.#running++;
-    this.#ring.queue(IO.read, this.#zeroFd, 0, 0, this.#scratch, this.#owner, task.cookie);
   }
 
   #failed(task: Task, error: number): void {
@@ -316,7 +308,6 @@ class RawDisk implements Disk {
 
   #startBuffered(task: Task): void {
     task.buffered = true;
-    task.beyond = false;
     try {
       if (task.request!.operation === DISK_OPERATION.writeZeroes) this.#writeZeros(task);
       else {

@@ -20,7 +20,7 @@ import { BlockModel, type ModelAnswer } from '../block-model.ts';
 import type { FuzzSegment } from '../chain-builder.ts';
 import { BUFFERS, DeviceHarness, END } from '../device-harness.ts';
 import type { FuzzTarget } from '../engine.ts';
-import type { Random } from '../random.ts';
+import { Random } from '../random.ts';
 
 const SECTOR = 512;
 const SECTORS = 32;
@@ -31,6 +31,12 @@ const F = { blkSize: 6, flush: 9, configWce: 11, discard: 13, writeZeroes: 14 } 
 /** where the driver chooses the cache mode */
 const WRITEBACK = 32;
 const RING_PAGE = 0x1000;
+
+/** Contents of disks and of writes are pieces of this. */
+const noise = new Random(3).fill(new Uint8Array(0x10000));
+
+const piece = (random: Random, length: number): Uint8Array =>
+  noise.subarray(random.below(noise.length - length)).slice(0, length);
 
 /** A disk of the host that all cases of its kind use; each begins with the same content. */
 type Host = { readonly disk: Disk; readonly ring: IoRing; readonly fd: number };
@@ -128,7 +134,7 @@ class Case {
   /** The same disk for each case. */
   async #begin(): Promise<void> {
     const { disk, fd } = this.#host;
-    const content = this.#random.fill(new Uint8Array(SECTORS * SECTOR));
+    const content = piece(this.#random, SECTORS * SECTOR);
     if (!disk.readOnly) await disk.resize(content.length);
     writeSync(fd, content, 0, content.length, 0);
     this.#model = new BlockModel(content, disk.readOnly, SERIAL);
@@ -312,14 +318,14 @@ function request(
   let room = 1;
   let data: Uint8Array = new Uint8Array(0);
   if (type === T.in) room += SECTOR * Math.min(sectors, SLICE);
-  else if (type === T.out) data = random.fill(new Uint8Array(SECTOR * Math.min(sectors, SLICE)));
+  else if (type === T.out) data = piece(random, SECTOR * Math.min(sectors, SLICE));
   else if (type === T.getId) room += 20;
   else if (type === T.discard || type === T.writeZeroes) {
     data = rangeList(random, type, sector, sectors, fault);
   }
   if (fault === 2) room += random.pick([1, 7, 511]);
   if (fault === 3) room = random.pick([0, 0, 1, random.between(1, room)]);
-  if (fault === 4) data = random.fill(new Uint8Array(random.below(3 * SECTOR)));
+  if (fault === 4) data = piece(random, random.below(3 * SECTOR));
   const readable = new Uint8Array(16 + data.length);
   const view = new DataView(readable.buffer);
   view.setUint32(0, type, true);
