@@ -18,7 +18,11 @@ export class CompressedWriter {
   constructor(parts: ImageParts) {
     this.#parts = parts;
     if (parts.image.header.compression !== 'zlib')
-      throw new StorageError(parts.image.path, 'ENOTSUP', 'only zlib can be written, and the image is for zstd');
+      throw new StorageError(
+        parts.image.path,
+        'ENOTSUP',
+        'only zlib can be written, and the image is for zstd',
+      );
   }
 
   /**

@@ -97,7 +97,12 @@ async function ask(user: DiskUser, done: (finish: (error: number) => void) => vo
 }
 
 /** Reads, writes, gives up and flushes; any answer is right, as long as there is one. */
-async function use(random: Random, file: SimFile, below: Uint8Array | undefined, isChecked: boolean): Promise<void> {
+async function use(
+  random: Random,
+  file: SimFile,
+  below: Uint8Array | undefined,
+  isChecked: boolean,
+): Promise<void> {
   const disk = await openImage(file, below && new MemoryDisk(below), {
     cacheSize: 4096,
     bufferSize: 65536,

@@ -71,6 +71,8 @@ export class SimFile implements HostFile {
   /** for tests of what I/O is done */
   readonly counts = { read: 0, write: 0, sync: 0, punch: 0, submits: 0 };
   closed = false;
+  /** Keeps the oldest request from being carried out by {@link step}. */
+  holdFirst = false;
   /** of the writes beyond the limit */
   furthest = 0;
 
@@ -162,8 +164,9 @@ export class SimFile implements HostFile {
   /** Completes one request, any of them. @returns whether there was one */
   step(): boolean {
     this.#inFlight.push(...this.#queued.splice(0));
-    if (this.#inFlight.length === 0) return false;
-    const at = this.#random === undefined ? 0 : this.#random.below(this.#inFlight.length);
+    const held = this.holdFirst ? 1 : 0;
+    if (this.#inFlight.length <= held) return false;
+    const at = this.#random === undefined ? held : held + this.#random.below(this.#inFlight.length - held);
     const [request] = this.#inFlight.splice(at, 1);
     const { owner, cookie } = request!;
     owner.completed(cookie, this.#execute(request!));

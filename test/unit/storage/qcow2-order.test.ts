@@ -1,0 +1,165 @@
+/** What I/O a qcow2 disk does: how many requests and syncs, and in what order. */
+import { describe, expect, test } from 'vitest';
+import { IO } from '../../../src/kvm/io-ring.ts';
+import { DISK_OPERATION } from '../../../src/storage/disk.ts';
+import { newImage, openCase } from '../../support/storage/image-case.ts';
+
+const CLUSTER = 65536;
+const MIB = 2 ** 20;
+const image = newImage({ size: 64 * MIB });
+
+const bytesOf = (length: number, value = 5): Uint8Array => new Uint8Array(length).fill(value);
+
+describe('a flush', () => {
+  test('takes two syncs where clusters were allocated', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(CLUSTER));
+    await user.flush();
+    expect(file.counts.sync).toBe(2);
+  });
+
+  test('takes one sync where data went to allocated clusters', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(CLUSTER));
+    await user.flush();
+    file.counts.sync = 0;
+    await user.write(0, bytesOf(4096, 6));
+    await user.flush();
+    expect(file.counts.sync).toBe(1);
+  });
+
+  test('takes one sync after a discard, which refers to nothing new', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(2 * CLUSTER));
+    await user.flush();
+    file.counts.sync = 0;
+    await user.discard(0, CLUSTER);
+    await user.flush();
+    expect(file.counts.sync).toBe(1);
+  });
+
+  test('takes none where nothing was written since the last', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(512));
+    await user.flush();
+    file.counts.sync = 0;
+    await user.flush();
+    expect(file.counts.sync).toBe(0);
+  });
+
+  test('is shared by all that ask while one is under way', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(512));
+    await Promise.all(Array.from({ length: 10 }, () => user.flush()));
+    expect(file.counts.sync).toBe(2);
+  });
+
+  test('that fails makes all later ones fail: what was lost stays lost', async () => {
+    let failing = false;
+    const fault = (operation: number): number => (failing && operation === IO.sync ? 5 : 0);
+    const { user } = await openCase(image, { fault });
+    await user.write(0, bytesOf(512));
+    failing = true;
+    await expect(user.flush()).rejects.toThrow('errno 5');
+    failing = false;
+    await expect(user.flush()).rejects.toThrow('errno 5');
+  });
+});
+
+describe('data of allocated clusters', () => {
+  test('is read with one request to the host where they are contiguous', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(4 * MIB));
+    file.counts.read = 0;
+    await user.read(4096, 3 * MIB);
+    expect(file.counts.read).toBe(1);
+  });
+
+  test('is written with one request to the host where they are contiguous', async () => {
+    const { user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(4 * MIB));
+    file.counts.write = 0;
+    await user.write(512, bytesOf(2 * MIB));
+    expect(file.counts.write).toBe(1);
+  });
+
+  test('goes out for a whole batch of requests with one submission', async () => {
+    const { disk, user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(4 * MIB));
+    file.counts.submits = 0;
+    const done = Array.from({ length: 32 }, (_, i) => user.read(i * 8192, 4096));
+    file.counts.submits = 0;
+    disk.commit();
+    await Promise.all(done);
+    expect(file.counts.submits).toBeLessThanOrEqual(1);
+  });
+
+  test('is told of in batches', async () => {
+    const { disk, user } = await openCase(image, {});
+    await user.write(0, bytesOf(MIB));
+    user.batches = 0;
+    let completed = 0;
+    for (let i = 0; i < 16; i++) {
+      user.submit(DISK_OPERATION.read, i * 4096, new Uint8Array(4096), () => completed++);
+    }
+    disk.commit();
+    disk.drain();
+    expect(completed).toBe(16);
+    expect(user.batches).toBeLessThanOrEqual(17);
+  });
+});
+
+describe('requests in flight together', () => {
+  test('that write into one new cluster both stay', async () => {
+    const { disk, user } = await openCase(image, {});
+    let errors = 0;
+    const count = (error: number): void => {
+      errors += error;
+    };
+    user.submit(DISK_OPERATION.write, 0, bytesOf(512, 1), count);
+    user.submit(DISK_OPERATION.write, 512, bytesOf(512, 2), count);
+    user.submit(DISK_OPERATION.write, CLUSTER - 512, bytesOf(1024, 3), count);
+    disk.commit();
+    disk.drain();
+    const read = await user.read(0, CLUSTER + 1024);
+    expect(errors).toBe(0);
+    expect([
+      read[0],
+      read[512],
+      read[1024],
+      read[CLUSTER - 512],
+      read[CLUSTER + 511],
+      read[CLUSTER + 512],
+    ]).toEqual([1, 2, 0, 3, 3, 0]);
+  });
+
+  test('do not see another cluster where theirs was discarded and used again', async () => {
+    const { disk, user, file } = await openCase(image, {});
+    await user.write(0, bytesOf(CLUSTER, 7));
+    await user.flush();
+    const seen = new Uint8Array(CLUSTER);
+    user.submit(DISK_OPERATION.read, 0, seen, () => undefined);
+    disk.commit();
+    // The read is with the host. All that follows is done before it, as far as it does not wait for it.
+    user.submit(DISK_OPERATION.discard, 0, CLUSTER, () => undefined);
+    user.submit(DISK_OPERATION.flush, 0, 0, () => undefined);
+    disk.commit();
+    file.holdFirst = true;
+    for (let i = 0; i < 50 && file.step(); i++);
+    user.submit(DISK_OPERATION.write, 10 * CLUSTER, bytesOf(CLUSTER, 9), () => undefined);
+    disk.commit();
+    for (let i = 0; i < 50 && file.step(); i++);
+    file.holdFirst = false;
+    disk.drain();
+    expect(new Set(seen)).toEqual(new Set([7]));
+  });
+});
+
+describe('memory', () => {
+  test('of the L2 cache stays within its limit, however much is written without a flush', async () => {
+    const { disk, user } = await openCase(newImage({ size: 16 * MIB, clusterSize: 512 }), {});
+    for (let at = 0; at < 16 * MIB; at += 32768) await user.write(at, bytesOf(512));
+    expect(disk.parts.mapping.cache.size).toBeLessThanOrEqual(8192);
+    expect((await user.content()).filter((byte) => byte !== 0).length).toBe(512 * 512);
+  });
+});
