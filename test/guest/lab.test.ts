@@ -170,12 +170,7 @@ describe('level 1', () => {
   });
 
   it('inserts further modules with what they need, and minds none that is there', async () => {
-    const host = {
-      kind: 'lab',
-      shared: lab.shared,
-      exec: lab.exec.bind(lab),
-      close: () => lab.stop(),
-    } as const;
+    const host = { kind: 'lab', exec: lab.exec.bind(lab) } as const;
     await insertModules(host, ['bridge', 'tun']);
     await insertModules(host, ['bridge']);
     expect((await lab.exec('ip link add br0 type bridge && ip -br link show br0')).stdout).toMatch(/^br0 /);

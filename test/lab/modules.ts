@@ -9,7 +9,10 @@ import { LEVEL1_KERNEL } from './level1.ts';
  * its kernel; elsewhere it is modprobe that inserts them.
  * @throws Error with what was said where one cannot be inserted
  */
-export async function insertModules(host: GuestHost, names: readonly string[]): Promise<void> {
+export async function insertModules(
+  host: Pick<GuestHost, 'kind' | 'exec'>,
+  names: readonly string[],
+): Promise<void> {
   const { code, stderr } =
     host.kind === 'direct'
       ? await host.exec(['modprobe', '-a', ...names])
