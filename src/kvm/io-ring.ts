@@ -48,6 +48,11 @@ export type IoRingOptions = {
 const DEFAULT_ENTRIES = 512;
 /** Pieces of all vectors of one native call, and so the most that one request may have. */
 const PIECES = 8192;
+/**
+ * Bytes of one native call, but for a single request of more. What the page cache answers is copied within the call:
+ * nothing else happens meanwhile, and nobody hears of what is complete before its end.
+ */
+const SLICE = 1024 * 1024;
 /** Batches that follow one another from what completes at once, before the event loop has its turn again. */
 const ROUNDS = 16;
 
@@ -92,6 +97,7 @@ export class IoRing {
   /** requests and pieces that lie in the area and were not handed over yet */
   #written = 0;
   #writtenPieces = 0;
+  #writtenBytes = 0;
   readonly #backlog = new Backlog<OwnerState>();
   /** by the number of the buffer */
   readonly #memory: (Uint8Array | undefined)[] = [];
@@ -249,7 +255,7 @@ export class IoRing {
   }
 
   #hasRoom(vector: IoVector | undefined): boolean {
-    if (this.#freeCount === 0) return false;
+    if (this.#freeCount === 0 || this.#writtenBytes >= SLICE) return false;
     // One that has more pieces than there is room at all is for the addon to refuse.
     return vector === undefined || this.#writtenPieces === 0 || vector.count <= PIECES - this.#writtenPieces;
   }
@@ -289,6 +295,7 @@ export class IoRing {
       area32[2 * piece + 3] = lengths[i]!;
     }
     this.#writtenPieces += count;
+    this.#writtenBytes += vector.byteLength;
   }
 
   /** From the backlog to the area, as far as there is room. */
@@ -306,6 +313,7 @@ export class IoRing {
     const count = this.#written;
     this.#written = 0;
     this.#writtenPieces = 0;
+    this.#writtenBytes = 0;
     const completions = this.#native.submit(count);
     if (this.#leaving.length > 0 && this.#backlog.count === 0) {
       for (const buffer of this.#leaving.splice(0)) this.#native.unregister(buffer);

@@ -42,6 +42,29 @@ describe.each(ENGINES)('%s', (engine) => {
       expect(third.batches).toBe(0);
     });
 
+    test('does not wait for all of many bytes that are there at once', async () => {
+      const { ring } = setUp();
+      const megabyte = new Uint8Array(1024 * 1024);
+      const buffer = ring.register(megabyte);
+      const { fd } = make.file(megabyte);
+      const owner = new Listener();
+      const read = (cookie: number, length: number): void =>
+        ring.queue(IO.read, fd, 0, 0, vectorOf([buffer, 0, length]), owner, cookie);
+      read(0, 4096);
+      ring.submit();
+      const atOnce = engine === 'io_uring' && owner.batches === 1;
+      await owner.count(1);
+      owner.batches = 0;
+      for (let i = 1; i <= 8; i++) read(i, megabyte.length / 2);
+      ring.submit();
+      // Two make a slice. What is not there at once may come in any batches.
+      if (atOnce) expect([owner.results.size, owner.batches]).toEqual([9, 4]);
+      await owner.count(9);
+      expect([...owner.results.values()].reduce((sum, result) => sum + result)).toBe(
+        4096 + 4 * megabyte.length,
+      );
+    });
+
     test('takes requests of callbacks along, submitted or not', async () => {
       const { ring, owner, read } = setUp();
       owner.heard = (cookie) => {

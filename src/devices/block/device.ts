@@ -159,6 +159,7 @@ export class BlockDevice implements VirtioDevice {
   }
 
   notified(index: number): void {
+    this.#poller.woken();
     const queue = this.#queues[index];
     if (queue !== undefined) this.#run(queue);
   }
@@ -223,7 +224,7 @@ export class BlockDevice implements VirtioDevice {
       this.#serve(queue);
       this.#commit();
       if (queue.limited || queue.again || this.#paused) return;
-      if (this.#poller.worked()) {
+      if (this.#poller.worked(this.#inFlight > 0)) {
         this.#mute();
         return;
       }
@@ -347,7 +348,7 @@ export class BlockDevice implements VirtioDevice {
   #batchEnd(): void {
     this.#commit();
     if (this.#inFlight === 0) for (const resolve of this.#whenIdle.splice(0)) resolve();
-    if (this.#poller.worked()) this.#mute();
+    if (this.#poller.worked(this.#inFlight > 0)) this.#mute();
   }
 
   #idle(): Promise<void> {
@@ -355,11 +356,11 @@ export class BlockDevice implements VirtioDevice {
   }
 
   #poll(): boolean {
-    let worked = this.#reap() > 0;
+    let worked = this.#inFlight > 0 && this.#reap() > 0;
     for (const queue of this.#queues) if (queue !== undefined && this.#serve(queue)) worked = true;
     if (worked) {
       this.#commit();
-      this.#poller.worked();
+      this.#poller.worked(this.#inFlight > 0);
     }
     return worked;
   }
