@@ -192,9 +192,10 @@ function newHeader(path: string, options: CreateOptions): Header {
     compression,
     backingFile,
     backingFormat,
+    // The names last: what changes later stays in the first sector.
     extensions: [
-      ...(version === 3 && clusterSize >= 4096 ? [featureNameTable()] : []),
       ...(options.extensions ?? []),
+      ...(version === 3 && clusterSize >= 4096 ? [featureNameTable()] : []),
     ],
     furtherFields: new Uint8Array(0),
   };

@@ -251,9 +251,14 @@ function checkTables(header: Header, bad: (message: string) => StorageError): vo
 
 /**
  * The first cluster of the image with this header, zeros behind it.
+ * @param avoid where the name of the backing file is better not put
  * @throws StorageError where the extensions and the name do not fit one cluster
  */
-export function encodeHeader(path: string, header: Header): Uint8Array {
+export function encodeHeader(
+  path: string,
+  header: Header,
+  avoid?: { readonly offset: number; readonly length: number },
+): Uint8Array {
   const { geometry } = header;
   const isV3 = geometry.version === 3;
   const bytes = new Uint8Array(geometry.clusterSize);
@@ -304,6 +309,8 @@ export function encodeHeader(path: string, header: Header): Uint8Array {
     if (name.length > MAX_BACKING_NAME)
       throw new StorageError(path, 'ENAMETOOLONG', 'the name of the backing file is too long');
     need(name.length);
+    const hits = avoid !== undefined && at < avoid.offset + avoid.length && avoid.offset < at + name.length;
+    if (hits && avoid.offset + avoid.length + name.length <= bytes.length) at = avoid.offset + avoid.length;
     bytes.set(name, at);
     writeU64(view, 8, at);
     view.setUint32(16, name.length);

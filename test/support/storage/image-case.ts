@@ -36,9 +36,11 @@ export function randomGeometry(random: Random): Geometry {
   };
 }
 
-/** A size that is no multiple of the cluster size more often than not. */
-export const randomSize = (random: Random, { clusterSize = 65536 }: Geometry): number =>
-  Math.min(2 ** 22, Math.max(clusterSize * random.between(1, 40), 8192)) + SECTOR * random.below(9);
+/** A size that is no multiple of the cluster size more often than not; with several L2 tables now and then. */
+export function randomSize(random: Random, { clusterSize = 65536 }: Geometry): number {
+  const clusters = random.oneIn(3) ? random.between(100, 2000) : random.between(1, 40);
+  return Math.min(2 ** 21, Math.max(clusterSize * clusters, 8192)) + SECTOR * random.below(9);
+}
 
 /** What each sector may hold after a power cut: contents are numbers that {@link fillSector} spreads out. */
 export type Operation =

@@ -2,11 +2,17 @@
 import { describe, expect, test } from 'vitest';
 import { IO } from '../../../src/kvm/io-ring.ts';
 import { DISK_OPERATION } from '../../../src/storage/disk.ts';
+import { extentAt } from '../../../src/storage/qcow2/map.ts';
+import type { Qcow2Disk } from '../../../src/storage/qcow2/qcow2-disk.ts';
 import { newImage, openCase } from '../../support/storage/image-case.ts';
 
 const CLUSTER = 65536;
 const MIB = 2 ** 20;
 const image = newImage({ size: 64 * MIB });
+
+async function extentOf(disk: Qcow2Disk, offset: number): Promise<{ host: number | undefined }> {
+  return { host: (await extentAt(disk, offset)).offset };
+}
 
 const bytesOf = (length: number, value = 5): Uint8Array => new Uint8Array(length).fill(value);
 
@@ -133,6 +139,31 @@ describe('requests in flight together', () => {
     ]).toEqual([1, 2, 0, 3, 3, 0]);
   });
 
+  test.each([
+    ['zeroed', DISK_OPERATION.writeZeroes],
+    ['discarded', DISK_OPERATION.discard],
+  ] as const)(
+    'leave a cluster %s that a write was copying meanwhile, but for the write',
+    async (_name, operation) => {
+      const below = bytesOf(4 * CLUSTER, 0xbb);
+      const overlay = newImage({ size: 4 * CLUSTER, backingFile: 'below.raw', backingFormat: 'raw' });
+      const { disk, user } = await openCase(overlay, {}, below);
+      // There is an L2 table then.
+      await user.write(0, bytesOf(512, 1));
+      const errors: number[] = [];
+      const note = (error: number): number => errors.push(error);
+      user.submit(DISK_OPERATION.write, 3 * CLUSTER + 4096, bytesOf(512, 2), note);
+      disk.commit();
+      user.submit(operation, 3 * CLUSTER, CLUSTER, note, true);
+      disk.commit();
+      disk.drain();
+      expect(errors).toEqual([0, 0]);
+      const read = await user.read(3 * CLUSTER, CLUSTER);
+      read.fill(0, 4096, 4608);
+      expect(new Set(read)).toEqual(new Set([0]));
+    },
+  );
+
   test('do not see another cluster where theirs was discarded and used again', async () => {
     const { disk, user, file } = await openCase(image, {});
     await user.write(0, bytesOf(CLUSTER, 7));
@@ -152,6 +183,24 @@ describe('requests in flight together', () => {
     file.holdFirst = false;
     disk.drain();
     expect(new Set(seen)).toEqual(new Set([7]));
+  });
+});
+
+describe('a cluster that is used again', () => {
+  test('as an L2 table has nothing of what it was', async () => {
+    const first = await openCase(newImage({ size: 16 * MIB, clusterSize: 4096 }), {});
+    await first.user.write(0, bytesOf(4096, 0x80));
+    const { host } = await extentOf(first.disk, 0);
+    await first.user.flush();
+    await first.user.discard(0, 4096);
+    await first.user.flush();
+    first.disk.drain();
+    await first.user.write(4 * MIB, bytesOf(512));
+    expect(first.disk.parts.mapping.tableOf(4 * MIB)).toBe(host);
+    await first.disk.close();
+    const second = await openCase(first.file.content, {});
+    const read = await second.user.read(4 * MIB, 2 * MIB);
+    expect(read.every((byte, i) => byte === (i < 512 ? 5 : 0))).toBe(true);
   });
 });
 

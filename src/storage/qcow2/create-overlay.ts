@@ -1,0 +1,36 @@
+import { dirname, isAbsolute, join } from 'node:path';
+import type { IoRing } from '../../kvm/io-ring.ts';
+import { stampOf } from './backing-stamp.ts';
+import { resolveChain, type ChainPolicy, type ImageFormat } from './chain.ts';
+import { createQcow2, type CreateOptions } from './create.ts';
+import { imageInfo } from './info.ts';
+
+export type OverlayOptions = ChainPolicy &
+  Omit<CreateOptions, 'size' | 'backingFile' | 'backingFormat' | 'preallocation' | 'extensions'> & {
+    /** of the disk in bytes; default: as large as what is below */
+    readonly size?: number;
+  };
+
+/**
+ * Makes an overlay over an image, and records in it what that is like: it must not be written to from then on.
+ * @param backing its name as it is to be in the header (absolute, or relative to the overlay's folder), and its format
+ * @throws StorageError where that cannot be opened, with what lies below it
+ */
+export async function createOverlay(
+  ring: IoRing,
+  path: string,
+  backing: { readonly name: string; readonly format: ImageFormat },
+  options: OverlayOptions = {},
+): Promise<void> {
+  const { name, format } = backing;
+  const place = isAbsolute(name) ? name : join(dirname(path), name);
+  resolveChain(ring, place, format, options);
+  const size = options.size ?? imageInfo(ring, place, format).virtualSize;
+  await createQcow2(path, {
+    ...options,
+    size,
+    backingFile: name,
+    backingFormat: format,
+    extensions: [stampOf(place)],
+  });
+}
