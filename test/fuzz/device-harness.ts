@@ -7,15 +7,16 @@ import { ChainBuilder, type FuzzSegment } from './chain-builder.ts';
 import { GuardedRam } from './guarded-ram.ts';
 import { Random } from './random.ts';
 
-/** RAM: eight pages, a hole, two pages. Rings have a page a queue, then come indirect tables and buffers. */
+/** RAM: eight pages, a hole, two pages. Rings of queues come first, then indirect tables and buffers. */
 export const RAM = [
   { base: 0, size: 0x8000 },
   { base: 0xa000, size: 0x2000 },
 ] as const;
 export const END = 0xc000;
 const PAGE = 0x1000;
-const QUEUE_LIMIT = 5;
-const TABLES = { base: QUEUE_LIMIT * PAGE, size: PAGE } as const;
+/** what the rings of one queue with its 16 entries lie in */
+const RINGS = 0x400;
+const TABLES = { base: 0x5000, size: PAGE } as const;
 export const BUFFERS = { base: 0x6000, end: 0x8000 } as const;
 
 const INDIRECT = 28;
@@ -37,13 +38,16 @@ class DrivenQueue {
   /** chains that the device has, by head */
   readonly outstanding = new Map<number, DrivenChain>();
   #collected = 0;
+  #announced = 0;
   readonly #ram: GuardedRam;
+  readonly #eventIdx: boolean;
 
-  constructor(ram: GuardedRam, random: Random, index: number, size: number) {
-    const base = index * PAGE;
+  constructor(ram: GuardedRam, random: Random, index: number, size: number, eventIdx: boolean) {
+    const base = index * RINGS;
     this.#ram = ram;
-    this.layout = { size, descriptors: base, driver: base + 0x800, device: base + 0xc00 };
-    ram.memory.fill(base, PAGE);
+    this.#eventIdx = eventIdx;
+    this.layout = { size, descriptors: base, driver: base + 0x200, device: base + 0x300 };
+    ram.memory.fill(base, RINGS);
     this.builder = new ChainBuilder(ram.memory, this.layout, random, TABLES);
   }
 
@@ -54,6 +58,17 @@ class DrivenQueue {
   /** Whether the device has all of it taken and given back. */
   get idle(): boolean {
     return this.usedIndex === this.builder.available;
+  }
+
+  /** Whether the device wants to hear of what was made available since it was last asked (2.7.7 and 2.7.10). */
+  wantsNotification(): boolean {
+    const { memory } = this.#ram;
+    const { device, size } = this.layout;
+    const before = this.#announced;
+    const now = (this.#announced = this.builder.available);
+    if (!this.#eventIdx) return (memory.readU16(device) & 1) === 0;
+    const event = memory.readU16(device + 4 + 8 * size);
+    return ((now - event - 1) & 0xffff) < ((now - before) & 0xffff);
   }
 
   /** Takes used chains back. @throws Error for one that the device did not have */
@@ -81,6 +96,8 @@ export class DeviceHarness {
   queues: (DrivenQueue | undefined)[] = [];
   /** something was done that a driver must not do: what becomes of requests is open */
   spoiled = false;
+  /** lines that the transport has reported */
+  readonly reports: string[] = [];
   readonly #random: Random;
   #deferred: (() => void)[] = [];
   #indirect = false;
@@ -115,7 +132,8 @@ export class DeviceHarness {
     core.writeStatus(0x0b);
     this.queues = core.device.queueSizes.map((limit, index) => {
       if (!queues.includes(index)) return undefined;
-      const queue = new DrivenQueue(this.ram, random, index, Math.min(limit, 1 << random.between(1, 4)));
+      const size = Math.min(limit, 1 << random.between(1, 4));
+      const queue = new DrivenQueue(this.ram, random, index, size, (ring & 2) !== 0);
       core.queueSelect = index;
       core.writeQueueSize(queue.layout.size);
       for (const part of ['descriptors', 'driver', 'device'] as const) {
@@ -141,12 +159,19 @@ export class DeviceHarness {
     return at;
   }
 
-  /** Makes a request available, once in a while a broken one; false where the queue has no room for it. */
-  add(index: number, segments: readonly FuzzSegment[], faulty = this.#random.oneIn(16)): boolean {
+  /**
+   * Makes a request available, once in a while a broken one; false where the queue has no room for it.
+   * @param slot one of 31 places for its indirect table, where requests may wait longer than 30 others take
+   */
+  add(
+    index: number,
+    segments: readonly FuzzSegment[],
+    faulty = this.#random.oneIn(16),
+    slot = this.#slot++,
+  ): boolean {
     const queue = this.queues[index];
     // also in an indirect table a chain has no more descriptors than the queue (2.7.5.3.1)
     if (queue === undefined || segments.length === 0 || segments.length > queue.layout.size) return false;
-    const slot = this.#slot++;
     const head = queue.builder.add(segments, { indirect: this.#indirect, fault: faulty, slot });
     if (head === undefined) return false;
     if (faulty) this.spoiled = true;
@@ -154,8 +179,11 @@ export class DeviceHarness {
     return true;
   }
 
-  /** Shows the device what is in the rings, and notifies it. */
-  notify(index: number): void {
+  /**
+   * Shows the device what is in the rings, and notifies it.
+   * @param polite only where the device wants to hear of it
+   */
+  notify(index: number, polite = false): void {
     const queue = this.queues[index];
     const random = this.#random;
     if (queue !== undefined) {
@@ -174,6 +202,7 @@ export class DeviceHarness {
         queue.builder.publish();
       }
     }
+    if (polite && queue?.wantsNotification() === false) return;
     this.core.notify(index);
   }
 
@@ -204,6 +233,7 @@ export class DeviceHarness {
       memory: this.ram.memory,
       resetBlocks: false,
       defer: (callback) => void this.#deferred.push(callback),
+      report: (line) => void this.reports.push(line),
       hooks: {
         changed: nothing,
         queueInterrupt: nothing,

@@ -5,8 +5,8 @@ import type { PortState } from './state.ts';
 
 /** Most bytes of host input that wait for the guest, a port. */
 export const INPUT_LIMIT = 64 * 1024;
-/** Output is handed over in pieces of at most this many bytes, however long a request is. */
-export const OUTPUT_PIECE = 64 * 1024;
+/** Output is handed over in pieces of at most this many bytes, however long a request is; Linux makes none longer. */
+export const OUTPUT_PIECE = 32 * 1024;
 /** After so many bytes in a row it is the turn of the event loop's other work. */
 const TURN_BYTES = 1024 * 1024;
 /** What a request counts for in a turn besides its bytes. */
