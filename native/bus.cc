@@ -20,7 +20,27 @@ bool Before(const std::shared_ptr<Region>& region, Space space, uint64_t base) {
 
 }  // namespace
 
-ReadMode Region::ReadModeAt(uint64_t offset, unsigned size) const { return Highest(reads, offset, size); }
+unsigned IndexWindow::Cut(uint64_t offset, unsigned size) const {
+  const auto crosses = [&](uint64_t from, uint64_t to) {
+    const bool touches = offset < to && from < offset + size;
+    return touches && !(offset >= from && offset + size <= to);
+  };
+  const bool over_index = index_size == 1 && crosses(index_offset, index_offset + 1);
+  return over_index || crosses(data_offset, data_offset + data_size) ? 1 : size;
+}
+
+bool IndexWindow::Target(uint64_t offset, uint64_t* address) const {
+  const uint32_t value = index.load(std::memory_order_acquire);
+  if ((value & match_mask) != match_value) return false;
+  *address = base + (offset - data_offset);
+  for (const auto& field : fields) *address += static_cast<uint64_t>(value & field.mask) << field.shift;
+  return true;
+}
+
+ReadMode Region::ReadModeAt(uint64_t offset, unsigned size) const {
+  const ReadMode mode = Highest(reads, offset, size);
+  return mode == ReadMode::kTake && size != 1 ? ReadMode::kTrap : mode;
+}
 
 WriteMode Region::WriteModeAt(uint64_t offset, unsigned size) const { return Highest(writes, offset, size); }
 
@@ -33,6 +53,22 @@ uint32_t Region::ReadShadow(uint64_t offset, unsigned size) const {
     value |= static_cast<uint32_t>(__atomic_load_n(at + i, __ATOMIC_ACQUIRE)) << (8 * i);
   }
   return value;
+}
+
+uint8_t Region::Take(uint64_t offset) {
+  uint16_t* at = takes->data() + offset;
+  uint16_t pair = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+  uint16_t left;
+  do {
+    left = static_cast<uint16_t>((pair & 0xff00) | (pair >> 8));
+  } while (!__atomic_compare_exchange_n(at, &pair, left, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+  return static_cast<uint8_t>(pair);
+}
+
+void Region::RaiseFence(uint64_t posted) {
+  uint64_t before = fence.load(std::memory_order_relaxed);
+  while (before < posted && !fence.compare_exchange_weak(before, posted, std::memory_order_release)) {
+  }
 }
 
 bool RegionMap::Add(std::shared_ptr<Region> region) {
@@ -52,6 +88,14 @@ void RegionMap::Remove(uint32_t id) {
   std::unique_lock lock(mutex_);
   regions_.erase(std::remove_if(regions_.begin(), regions_.end(), [id](const auto& r) { return r->id == id; }),
                  regions_.end());
+}
+
+std::shared_ptr<Region> RegionMap::ById(uint32_t id) const {
+  std::shared_lock lock(mutex_);
+  for (const auto& region : regions_) {
+    if (region->id == id) return region;
+  }
+  return nullptr;
 }
 
 std::shared_ptr<Region> RegionMap::Find(Space space, uint64_t address, uint64_t* limit) const {

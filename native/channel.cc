@@ -4,19 +4,20 @@
 
 namespace tsvm {
 
-bool Channel::Post(const PostedAccess& access, bool* waited) {
+bool Channel::Post(const PostedAccess& access, bool* waited, uint64_t* posted) {
   std::unique_lock lock(mutex_);
   *waited = posted_ - done_ >= kCapacity;
   progress_.wait(lock, [this] { return closed_ || posted_ - done_ < kCapacity; });
   if (closed_) return false;
   ring_[posted_++ % kCapacity] = access;
+  *posted = posted_;
   WakeLocked();
   return true;
 }
 
-bool Channel::WaitForPosted(bool* waited) {
+bool Channel::WaitForPosted(bool* waited, uint64_t count) {
   std::unique_lock lock(mutex_);
-  const uint64_t target = posted_;
+  const uint64_t target = std::min(count, posted_);
   *waited = done_ < target;
   progress_.wait(lock, [this, target] { return closed_ || done_ >= target; });
   return !closed_;

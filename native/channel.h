@@ -16,7 +16,7 @@ namespace tsvm {
 struct PostedAccess {
   uint32_t region;
   uint32_t offset;
-  // size in bytes; kConsumed is added for a read that is only announced
+  // size in bytes; kConsumed is added for a read that is only announced, with the value that was read
   uint32_t kind;
   uint32_t value;
 };
@@ -50,9 +50,10 @@ class Channel {
   explicit Channel(Fd wake) : wake_(std::move(wake)) {}
 
   // ---- vCPU threads; false: the VM is being closed
-  bool Post(const PostedAccess& access, bool* waited);
-  // Waits until all that was posted up to now has been processed.
-  bool WaitForPosted(bool* waited);
+  // `posted`: how many have been posted with this one.
+  bool Post(const PostedAccess& access, bool* waited, uint64_t* posted);
+  // Waits until so many of the posted accesses have been processed: by default all there are.
+  bool WaitForPosted(bool* waited, uint64_t count = UINT64_MAX);
   bool Trap(TrappedAccess* access);
   void Emit(VcpuEvent event);
 

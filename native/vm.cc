@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -70,13 +71,59 @@ std::vector<Mode> ToModes(const Napi::Value& value, const char* name, uint64_t s
 
 Space ToSpace(const Napi::Value& value) {
   const std::string space = ToString(value, "space");
-  if (space != "pio" && space != "mmio") throw Napi::RangeError::New(value.Env(), "space must be pio or mmio");
-  return space == "pio" ? Space::kPio : Space::kMmio;
+  if (space == "pio") return Space::kPio;
+  if (space == "mmio") return Space::kMmio;
+  if (space == "indexed") return Space::kIndexed;
+  throw Napi::RangeError::New(value.Env(), "space must be pio, mmio or indexed");
+}
+
+// Of the bytes `from` to `from + length` in a region.
+uint32_t ToPlace(const Napi::Object& options, const char* name, uint64_t length, const Region& region) {
+  const uint32_t from = ToUint32(Property(options, name), name);
+  if (length > region.size || from > region.size - length) {
+    throw Napi::RangeError::New(options.Env(), std::string(name) + " is outside the region");
+  }
+  return from;
+}
+
+// Ports choose registers in the other spaces alone, so that no choice leads to another one.
+std::unique_ptr<IndexWindow> ToWindow(const Napi::Object& options, const Region& region) {
+  Napi::Env env = options.Env();
+  auto window = std::make_unique<IndexWindow>();
+  window->index_size = ToUint32(Property(options, "indexSize"), "indexSize", 4);
+  window->data_size = ToUint32(Property(options, "dataSize"), "dataSize");
+  window->index_offset = ToPlace(options, "indexOffset", window->index_size, region);
+  window->data_offset = ToPlace(options, "dataOffset", window->data_size, region);
+  window->space = ToSpace(Property(options, "space"));
+  if (region.space != Space::kPio || window->space == Space::kPio) {
+    throw Napi::RangeError::New(env, "a window leads from ports to another space");
+  }
+  window->base = ToUint(Property(options, "base"), "base");
+  window->match_mask = ToUint32(Property(options, "matchMask"), "matchMask");
+  window->match_value = ToUint32(Property(options, "matchValue"), "matchValue");
+  const Bytes fields = ToBytes(Property(options, "fields"), "fields");
+  if (fields.size % sizeof(IndexWindow::Field) != 0) throw Napi::RangeError::New(env, "fields must be pairs");
+  window->fields.resize(fields.size / sizeof(IndexWindow::Field));
+  if (fields.size > 0) std::memcpy(window->fields.data(), fields.data, fields.size);
+  for (const auto& field : window->fields) {
+    if (field.shift > 31) throw Napi::RangeError::New(env, "a field is moved by at most 31 bits");
+  }
+  return window;
+}
+
+// Memory that vCPU threads and JavaScript share, for as long as either needs it.
+template <typename Item>
+Napi::ArrayBuffer Share(Napi::Env env, const std::shared_ptr<std::vector<Item>>& items) {
+  using Held = std::shared_ptr<std::vector<Item>>;
+  return Napi::ArrayBuffer::New(
+      env, items->data(), items->size() * sizeof(Item), [](Napi::Env, void*, Held* held) { delete held; },
+      new Held(items));
 }
 
 bool NeedsShadow(const std::vector<ReadMode>& modes) {
   return std::any_of(modes.begin(), modes.end(), [](ReadMode mode) {
-    return mode == ReadMode::kShadow || mode == ReadMode::kOrdered || mode == ReadMode::kConsume;
+    return mode == ReadMode::kShadow || mode == ReadMode::kOrdered || mode == ReadMode::kConsume ||
+           mode == ReadMode::kLeased;
   });
 }
 
@@ -109,6 +156,8 @@ void Vm::Define(Napi::Env env, Napi::Object exports) {
                                     InstanceMethod("setState", &Vm::SetState),
                                     InstanceMethod("addRegion", &Vm::AddRegion),
                                     InstanceMethod("removeRegion", &Vm::RemoveRegion),
+                                    InstanceMethod("index", &Vm::Index),
+                                    InstanceMethod("lease", &Vm::Lease),
                                     InstanceMethod("counters", &Vm::Counters),
                                     InstanceMethod("createVcpu", &Vm::CreateVcpu),
                                     InstanceMethod("postedBuffer", &Vm::PostedBuffer),
@@ -294,7 +343,9 @@ void Vm::Ioeventfd(const Napi::CallbackInfo& info) {
   event.fd = ToFd(Property(options, "fd"), "fd");
   event.addr = ToUint(Property(options, "address"), "address");
   event.len = ToUint32(Property(options, "size"), "size", 8);
-  if (ToSpace(Property(options, "space")) == Space::kPio) event.flags |= KVM_IOEVENTFD_FLAG_PIO;
+  const Space space = ToSpace(Property(options, "space"));
+  if (space == Space::kIndexed) throw Napi::RangeError::New(env, "KVM knows no indexed space");
+  if (space == Space::kPio) event.flags |= KVM_IOEVENTFD_FLAG_PIO;
   if (options.Has("datamatch")) {
     event.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
     event.datamatch = ToUint(options.Get("datamatch"), "datamatch");
@@ -358,7 +409,7 @@ void Vm::SetState(const Napi::CallbackInfo& info) {
   Ioctl(env, Open(env), state.set, state.set_name, bytes.data);
 }
 
-// Returns {id, shadow}: the region's number in callbacks, and its shadow bytes (none where no mode reads them).
+// Returns {id, shadow, takes}: the region's number in callbacks, and what reads are served from where a mode does so.
 Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Open(env);
@@ -376,14 +427,21 @@ Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
   region->writes = ToModes(Property(options, "writes"), "writes", region->size, WriteMode::kTrap);
   region->counter_hz = ToUint(Property(options, "counterHz"), "counterHz", 10'000'000'000);
   region->counter_bits = ToUint32(Property(options, "counterBits"), "counterBits", 32);
+  region->own_order = ToBool(Property(options, "ownOrder"), "ownOrder");
+  const Napi::Value window = options.Get("window");
+  if (!window.IsUndefined()) region->window = ToWindow(ToObject(window, "window"), *region);
   Napi::Object result = Napi::Object::New(env);
+  const bool takes = std::count(region->reads.begin(), region->reads.end(), ReadMode::kTake) > 0;
+  if ((takes || NeedsShadow(region->reads)) && region->size > kMaxShadow) {
+    throw Napi::RangeError::New(env, "a region with a shadow has at most 256 MiB");
+  }
   if (NeedsShadow(region->reads)) {
-    if (region->size > kMaxShadow) throw Napi::RangeError::New(env, "a region with a shadow has at most 256 MiB");
     region->shadow = std::make_shared<std::vector<uint8_t>>(region->size);
-    result.Set("shadow", Napi::ArrayBuffer::New(
-                             env, region->shadow->data(), region->size,
-                             [](Napi::Env, void*, std::shared_ptr<std::vector<uint8_t>>* held) { delete held; },
-                             new std::shared_ptr<std::vector<uint8_t>>(region->shadow)));
+    result.Set("shadow", Share(env, region->shadow));
+  }
+  if (takes) {
+    region->takes = std::make_shared<std::vector<uint16_t>>(region->size);
+    result.Set("takes", Share(env, region->takes));
   }
   if (!core_->regions.Add(region)) ThrowErrno(env, EEXIST, "bus", "a region that overlaps another");
   result.Set("id", Napi::Number::New(env, next_region_++));
@@ -393,6 +451,32 @@ Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
 void Vm::RemoveRegion(const Napi::CallbackInfo& info) {
   Open(info.Env());
   core_->regions.Remove(ToUint32(info[0], "id"));
+}
+
+std::shared_ptr<Region> Vm::RegionOf(const Napi::Value& id) const {
+  Open(id.Env());
+  auto region = core_->regions.ById(ToUint32(id, "id"));
+  if (!region) throw Napi::RangeError::New(id.Env(), "there is no such region");
+  return region;
+}
+
+// Gives the index register of a region's window, and sets it where there is a second argument.
+Napi::Value Vm::Index(const Napi::CallbackInfo& info) {
+  const auto region = RegionOf(info[0]);
+  if (!region->window) throw Napi::RangeError::New(info.Env(), "the region has no window");
+  auto& index = region->window->index;
+  if (!info[1].IsUndefined()) index.store(ToUint32(info[1], "index"), std::memory_order_release);
+  return Napi::Number::New(info.Env(), index.load(std::memory_order_acquire));
+}
+
+// Lets leased reads be served from the shadow for so many microseconds from now on; 0 ends that.
+void Vm::Lease(const Napi::CallbackInfo& info) {
+  const auto region = RegionOf(info[0]);
+  const uint32_t microseconds = ToUint32(info[1], "microseconds");
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const int64_t from = now.tv_sec * INT64_C(1'000'000'000) + now.tv_nsec;
+  region->leased_until.store(microseconds == 0 ? 0 : from + int64_t{microseconds} * 1000, std::memory_order_release);
 }
 
 // Four numbers a region: id, reads, writes, and how many of both waited for JavaScript. The last row, with id
@@ -434,10 +518,7 @@ Napi::Value Vm::CreateVcpu(const Napi::CallbackInfo& info) {
 
 // Where onPosted(count) finds its accesses.
 Napi::Value Vm::PostedBuffer(const Napi::CallbackInfo& info) {
-  return Napi::ArrayBuffer::New(
-      info.Env(), posted_->data(), posted_->size() * sizeof(PostedAccess),
-      [](Napi::Env, void*, std::shared_ptr<std::vector<PostedAccess>>* held) { delete held; },
-      new std::shared_ptr<std::vector<PostedAccess>>(posted_));
+  return Share(info.Env(), posted_);
 }
 
 }  // namespace tsvm

@@ -34,6 +34,8 @@ class Vm : public Napi::ObjectWrap<Vm>, public Watcher {
   void SetState(const Napi::CallbackInfo& info);
   Napi::Value AddRegion(const Napi::CallbackInfo& info);
   void RemoveRegion(const Napi::CallbackInfo& info);
+  Napi::Value Index(const Napi::CallbackInfo& info);
+  void Lease(const Napi::CallbackInfo& info);
   Napi::Value Counters(const Napi::CallbackInfo& info);
   Napi::Value CreateVcpu(const Napi::CallbackInfo& info);
   Napi::Value PostedBuffer(const Napi::CallbackInfo& info);
@@ -42,6 +44,7 @@ class Vm : public Napi::ObjectWrap<Vm>, public Watcher {
   void CloseCore();
   void Activate(bool active);
   int Open(Napi::Env env) const;
+  std::shared_ptr<Region> RegionOf(const Napi::Value& id) const;
 
   std::shared_ptr<VmCore> core_;
   std::shared_ptr<Reactor> reactor_;

@@ -2,13 +2,24 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 
 #include "vcpu_thread.h"
 
 namespace tsvm {
 
+namespace {
+
+int64_t Now() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1'000'000'000) + now.tv_nsec;
+}
+
+}  // namespace
+
 VmCore::VmCore(Fd vm, Fd wake, size_t run_size) : channel(std::move(wake)), vm_(std::move(vm)), run_size_(run_size) {
-  clock_gettime(CLOCK_MONOTONIC, &created_);
+  created_ = Now();
 }
 
 VmCore::~VmCore() { Close(); }
@@ -39,10 +50,13 @@ bool VmCore::Access(Space space, uint64_t address, unsigned length, uint8_t* dat
       length -= here;
       continue;
     }
-    const unsigned size = here >= 4 ? 4 : here >= 2 ? 2 : 1;
+    unsigned size = here >= 4 ? 4 : here >= 2 ? 2 : 1;
     const uint64_t offset = address - region->base;
+    if (region->window) size = region->window->Cut(offset, size);
     uint32_t value = 0;
-    if (is_write) {
+    if (region->window && region->window->IsData(offset, size)) {
+      if (!AccessWindow(*region, offset, size, data, is_write)) return false;
+    } else if (is_write) {
       std::memcpy(&value, data, size);
       region->write_count.fetch_add(1, std::memory_order_relaxed);
       if (!Write(*region, offset, size, value)) return false;
@@ -58,6 +72,28 @@ bool VmCore::Access(Space space, uint64_t address, unsigned length, uint8_t* dat
   return true;
 }
 
+// Goes to what the index chooses. Such regions have no window themselves.
+bool VmCore::AccessWindow(Region& region, uint64_t offset, unsigned size, uint8_t* data, bool is_write) {
+  uint64_t address;
+  if (region.window->Target(offset, &address)) return Access(region.window->space, address, size, data, is_write);
+  if (!is_write) std::memset(data, 0xff, size);
+  (is_write ? region.write_count : region.read_count).fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+// Waits for the posted writes that a read must see the effect of.
+bool VmCore::Order(const Region& region, bool* waited) {
+  if (!region.own_order) return channel.WaitForPosted(waited);
+  return channel.WaitForPosted(waited, region.fence.load(std::memory_order_acquire));
+}
+
+bool VmCore::Post(Region& region, uint64_t offset, uint32_t kind, uint32_t value, bool fence, bool* waited) {
+  uint64_t posted;
+  if (!channel.Post({region.id, static_cast<uint32_t>(offset), kind, value}, waited, &posted)) return false;
+  if (fence) region.RaiseFence(posted);
+  return true;
+}
+
 bool VmCore::Read(Region& region, uint64_t offset, unsigned size, uint32_t* value) {
   const ReadMode mode = region.ReadModeAt(offset, size);
   bool waited = false;
@@ -69,17 +105,26 @@ bool VmCore::Read(Region& region, uint64_t offset, unsigned size, uint32_t* valu
       *value = region.ReadShadow(offset, size);
       return true;
     case ReadMode::kOrdered:
-    case ReadMode::kConsume: {
-      if (!channel.WaitForPosted(&waited)) return false;
-      *value = region.ReadShadow(offset, size);
+    case ReadMode::kConsume:
+    case ReadMode::kTake: {
+      if (!Order(region, &waited)) return false;
+      *value = mode == ReadMode::kTake ? region.Take(offset) : region.ReadShadow(offset, size);
       bool full = false;
-      if (mode == ReadMode::kConsume &&
-          !channel.Post({region.id, static_cast<uint32_t>(offset), size | kConsumed, 0}, &full)) {
+      if (mode != ReadMode::kOrdered &&
+          !Post(region, offset, size | kConsumed, *value, mode == ReadMode::kConsume, &full)) {
         return false;
       }
       if (waited || full) region.wait_count.fetch_add(1, std::memory_order_relaxed);
       return true;
     }
+    case ReadMode::kLeased:
+      if (!Order(region, &waited)) return false;
+      if (Now() < region.leased_until.load(std::memory_order_acquire)) {
+        *value = region.ReadShadow(offset, size);
+        if (waited) region.wait_count.fetch_add(1, std::memory_order_relaxed);
+        return true;
+      }
+      break;
     case ReadMode::kTrap:
       break;
   }
@@ -91,12 +136,18 @@ bool VmCore::Read(Region& region, uint64_t offset, unsigned size, uint32_t* valu
 }
 
 bool VmCore::Write(Region& region, uint64_t offset, unsigned size, uint32_t value) {
-  switch (region.WriteModeAt(offset, size)) {
+  if (region.window && region.window->IsIndex(offset, size)) {
+    region.window->index.store(value, std::memory_order_release);
+    return true;
+  }
+  const WriteMode mode = region.WriteModeAt(offset, size);
+  switch (mode) {
     case WriteMode::kIgnore:
       return true;
+    case WriteMode::kStream:
     case WriteMode::kPosted: {
       bool waited = false;
-      const bool posted = channel.Post({region.id, static_cast<uint32_t>(offset), size, value}, &waited);
+      const bool posted = Post(region, offset, size, value, mode == WriteMode::kPosted, &waited);
       if (waited) region.wait_count.fetch_add(1, std::memory_order_relaxed);
       return posted;
     }
@@ -109,9 +160,7 @@ bool VmCore::Write(Region& region, uint64_t offset, unsigned size, uint32_t valu
 }
 
 uint32_t VmCore::Counter(const Region& region) const {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  const int64_t ns = (now.tv_sec - created_.tv_sec) * INT64_C(1'000'000'000) + (now.tv_nsec - created_.tv_nsec);
+  const int64_t ns = Now() - created_;
   const auto ticks = static_cast<uint64_t>(static_cast<unsigned __int128>(ns) * region.counter_hz / 1'000'000'000);
   return static_cast<uint32_t>(region.counter_bits >= 32 ? ticks : ticks & ((uint64_t{1} << region.counter_bits) - 1));
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <ctime>
 #include <map>
 #include <memory>
 #include <vector>
@@ -44,6 +43,9 @@ class VmCore {
   std::atomic<uint64_t> unclaimed{0};
 
  private:
+  bool AccessWindow(Region& region, uint64_t offset, unsigned size, uint8_t* data, bool is_write);
+  bool Order(const Region& region, bool* waited);
+  bool Post(Region& region, uint64_t offset, uint32_t kind, uint32_t value, bool fence, bool* waited);
   bool Read(Region& region, uint64_t offset, unsigned size, uint32_t* value);
   bool Write(Region& region, uint64_t offset, unsigned size, uint32_t value);
   uint32_t Counter(const Region& region) const;
@@ -51,7 +53,8 @@ class VmCore {
   Fd vm_;
   size_t run_size_;
   bool closed_ = false;
-  timespec created_;
+  // nanoseconds of CLOCK_MONOTONIC
+  int64_t created_;
 };
 
 }  // namespace tsvm

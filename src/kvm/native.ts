@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import type { RegionSpace } from './bus.ts';
 import { KvmError } from './errors.ts';
 import { packageRoot } from './package-root.ts';
 
@@ -110,15 +111,30 @@ export type NativeVm = {
   getState(name: VmStateName, chip?: number): Uint8Array;
   setState(name: VmStateName, bytes: Uint8Array): void;
   addRegion(options: {
-    space: 'pio' | 'mmio';
+    space: RegionSpace;
     base: number;
     size: number;
     reads: Uint8Array;
     writes: Uint8Array;
     counterHz: number;
     counterBits: number;
-  }): { id: number; shadow?: ArrayBuffer };
+    ownOrder: boolean;
+    window?: {
+      indexOffset: number;
+      indexSize: number;
+      dataOffset: number;
+      dataSize: number;
+      space: RegionSpace;
+      base: number;
+      matchMask: number;
+      matchValue: number;
+      /** pairs of mask and shift */
+      fields: Uint32Array;
+    };
+  }): { id: number; shadow?: ArrayBuffer; takes?: ArrayBuffer };
   removeRegion(id: number): void;
+  index(id: number, value?: number): number;
+  lease(id: number, microseconds: number): void;
   counters(): Float64Array;
   createVcpu(index: number): NativeVcpu;
   postedBuffer(): ArrayBuffer;

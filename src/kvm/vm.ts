@@ -1,21 +1,14 @@
-import type { AccessSize, Bus, BusRegion, IrqLine, ReadMode, RegionHandle, WriteMode } from './bus.ts';
+import type { AccessSize, Bus, BusRegion, IrqLine, RegionHandle } from './bus.ts';
 import { CAP, type CapabilityName } from './constants.ts';
 import type { GuestRam } from './memory.ts';
 import { native, type NativeVm } from './native.ts';
+import { Region } from './region.ts';
 import { IrqRouting } from './routing.ts';
 import type { Kvm } from './system.ts';
 import { Vcpu, type VcpuExit } from './vcpu.ts';
 
-/** As numbered in native/bus.h. */
-const READ_MODES: readonly ReadMode[] = ['counter', 'shadow', 'ordered', 'consume', 'trap'];
-const WRITE_MODES: readonly WriteMode[] = ['ignore', 'posted', 'trap'];
-/** Of a posted access: the kind that only announces a `consume` read (native/channel.h). */
+/** Of a posted access: the kind that only announces a `consume` or `take` read (native/channel.h). */
 const CONSUMED = 0x100;
-
-const modeBytes = <Mode>(order: readonly Mode[], modes: Mode | readonly Mode[]): Uint8Array =>
-  Uint8Array.from(Array.isArray(modes) ? (modes as readonly Mode[]) : [modes as Mode], (mode) =>
-    order.indexOf(mode),
-  );
 
 export type KvmVmOptions = {
   /** guest-physical addresses of KVM's private pages */
@@ -50,7 +43,7 @@ export class KvmVm implements Bus {
   onDeviceError: (region: BusRegion, error: unknown) => void = (_, error) => {
     throw error;
   };
-  readonly #regions = new Map<number, BusRegion>();
+  readonly #regions = new Map<number, Region>();
   readonly #vcpus: Vcpu[] = [];
   readonly #posted: Uint32Array;
   #closed = false;
@@ -131,33 +124,18 @@ export class KvmVm implements Bus {
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.pause()));
   }
 
-  add(region: BusRegion): RegionHandle {
-    const end = region.base + region.size;
-    for (const other of this.#regions.values()) {
-      if (other.space === region.space && other.base < end && region.base < other.base + other.size) {
+  add(spec: BusRegion): RegionHandle {
+    const end = spec.base + spec.size;
+    for (const { spec: other } of this.#regions.values()) {
+      if (other.space === spec.space && other.base < end && spec.base < other.base + other.size) {
         throw new RangeError(
-          `${region.name} at 0x${region.base.toString(16)} overlaps ${other.name} at 0x${other.base.toString(16)}`,
+          `${spec.name} at 0x${spec.base.toString(16)} overlaps ${other.name} at 0x${other.base.toString(16)}`,
         );
       }
     }
-    const { id, shadow } = this.native.addRegion({
-      space: region.space,
-      base: region.base,
-      size: region.size,
-      reads: modeBytes(READ_MODES, region.reads),
-      writes: modeBytes(WRITE_MODES, region.writes),
-      counterHz: region.counter?.hz ?? 0,
-      counterBits: region.counter?.bits ?? 32,
-    });
-    this.#regions.set(id, region);
-    return {
-      shadow: shadow === undefined ? new Uint8Array(0) : new Uint8Array(shadow),
-      reads: () => this.#readsOf(id),
-      remove: () => {
-        if (!this.#regions.delete(id) || this.#closed) return;
-        this.native.removeRegion(id);
-      },
-    };
+    const region = new Region(this.native, spec, (id) => this.#regions.delete(id));
+    this.#regions.set(region.id, region);
+    return region;
   }
 
   /** A line of the interrupt controllers. */
@@ -177,7 +155,7 @@ export class KvmVm implements Bus {
     const rows = this.native.counters();
     const counts: RegionCount[] = [];
     for (let at = 0; at < rows.length; at += 4) {
-      const name = this.#regions.get(rows[at]!)?.name ?? 'unclaimed';
+      const name = this.#regions.get(rows[at]!)?.spec.name ?? 'unclaimed';
       counts.push({ name, reads: rows[at + 1]!, writes: rows[at + 2]!, waits: rows[at + 3]! });
     }
     return counts;
@@ -189,15 +167,8 @@ export class KvmVm implements Bus {
     this.#closed = true;
     this.native.close();
     for (const vcpu of this.#vcpus) vcpu.rested('closed');
-    this.#regions.clear();
+    for (const region of [...this.#regions.values()]) region.forget();
     this.attached.clear();
-  }
-
-  #readsOf(id: number): number {
-    if (this.#closed) return 0;
-    const rows = this.native.counters();
-    for (let at = 0; at < rows.length; at += 4) if (rows[at] === id) return rows[at + 1]!;
-    return 0;
   }
 
   /** Where no vCPU runs any more, nothing keeps the VM alive but those who hold it. */
@@ -213,10 +184,10 @@ export class KvmVm implements Bus {
       const offset = posted[at + 1]!;
       const kind = posted[at + 2]!;
       try {
-        if (kind >= CONSUMED) region.consumed?.(offset, (kind - CONSUMED) as AccessSize);
-        else region.write?.(offset, kind as AccessSize, posted[at + 3]!);
+        if (kind >= CONSUMED) region.consumed(offset, kind - CONSUMED, posted[at + 3]!);
+        else region.spec.write?.(offset, kind as AccessSize, posted[at + 3]!);
       } catch (error) {
-        this.#report(region, error);
+        this.#report(region.spec, error);
       }
     }
   }
@@ -233,7 +204,7 @@ export class KvmVm implements Bus {
   }
 
   #read(id: number, offset: number, size: AccessSize): number {
-    const region = this.#regions.get(id);
+    const region = this.#regions.get(id)?.spec;
     try {
       return region?.read?.(offset, size) ?? 0xffff_ffff;
     } catch (error) {
@@ -243,7 +214,7 @@ export class KvmVm implements Bus {
   }
 
   #write(id: number, offset: number, size: AccessSize, value: number): void {
-    const region = this.#regions.get(id);
+    const region = this.#regions.get(id)?.spec;
     try {
       region?.write?.(offset, size, value);
     } catch (error) {

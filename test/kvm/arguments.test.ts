@@ -190,7 +190,11 @@ describe('errors name the argument', () => {
       () => vm.native.setMemory({ slot: 1, address: 0, size: 4096, memory: kvm as never, offset: 0 }),
       /^TypeError: memory must be a Memory$/,
     ],
-    ['an unknown space', () => vm.add({ space: 'ram' } as never), /^RangeError: space must be pio or mmio$/],
+    [
+      'an unknown space',
+      () => vm.add({ space: 'ram' } as never),
+      /^RangeError: space must be pio, mmio or indexed$/,
+    ],
     [
       'a shadow without end',
       () =>

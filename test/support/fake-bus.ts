@@ -1,7 +1,69 @@
-import type { AccessSize, Bus, BusRegion, IrqLine, ReadMode, RegionHandle } from '../../src/kvm/bus.ts';
+import type {
+  AccessSize,
+  Bus,
+  BusRegion,
+  IrqLine,
+  ReadMode,
+  RegionHandle,
+  RegionSpace,
+} from '../../src/kvm/bus.ts';
 
-type Region = { spec: BusRegion; shadow: Uint8Array; removed: boolean; reads: number };
-type Posted = { region: Region; run: () => void };
+/** From the fastest to the slowest; an access over several bytes follows the slowest. */
+const READS: readonly ReadMode[] = ['counter', 'shadow', 'ordered', 'consume', 'leased', 'take', 'trap'];
+
+/** What a `take` byte reads as, and what that leaves. */
+type Take = { value: number; left: number; taken: boolean };
+
+class Region implements RegionHandle {
+  readonly spec: BusRegion;
+  readonly shadow: Uint8Array;
+  readonly takes: Take[];
+  readonly #bus: FakeBus;
+  index = 0;
+  removed = false;
+  count = 0;
+  /** in milliseconds of the bus's clock */
+  leasedUntil = 0;
+
+  constructor(bus: FakeBus, spec: BusRegion) {
+    this.#bus = bus;
+    this.spec = spec;
+    const modes = typeof spec.reads === 'string' ? [spec.reads] : spec.reads;
+    // as in the addon: none where no mode reads it
+    const hasShadow = modes.some((mode) => ['shadow', 'ordered', 'consume', 'leased'].includes(mode));
+    this.shadow = new Uint8Array(hasShadow ? spec.size : 0);
+    this.takes = Array.from({ length: spec.size }, () => ({ value: 0, left: 0, taken: false }));
+  }
+
+  reads(): number {
+    return this.count;
+  }
+
+  lease(ms: number): void {
+    this.leasedUntil = ms === 0 ? 0 : this.#bus.clock() + ms;
+  }
+
+  offer(offset: number, value: number, left: number): boolean {
+    if (this.takes[offset]!.taken) return false;
+    this.takes[offset] = { value, left, taken: false };
+    return true;
+  }
+
+  remove(): void {
+    this.removed = true;
+  }
+
+  readMode(offset: number, size: number): ReadMode {
+    const { reads } = this.spec;
+    const modes = Array.from({ length: size }, (_, i) =>
+      typeof reads === 'string' ? reads : reads[offset + i]!,
+    );
+    const mode = READS[Math.max(...modes.map((each) => READS.indexOf(each)))]!;
+    return mode === 'take' && size > 1 ? 'trap' : mode;
+  }
+}
+
+type Posted = { readonly region: Region; readonly run: () => void; readonly fence: boolean };
 
 /**
  * A bus without a VM, with the semantics the addon gives the modes: posted writes really wait in a ring until
@@ -12,6 +74,8 @@ export class FakeBus implements Bus {
   #ring: Posted[] = [];
   /** reads and writes that would have made the vCPU wait */
   waits = 0;
+  /** milliseconds, for leases */
+  clock: () => number = () => performance.now();
 
   add(spec: BusRegion): RegionHandle {
     const other = this.#regions.find(
@@ -22,18 +86,9 @@ export class FakeBus implements Bus {
         spec.base < r.spec.base + r.spec.size,
     );
     if (other) throw new RangeError(`${spec.name} overlaps ${other.spec.name}`);
-    const shadowed = typeof spec.reads === 'string' ? [spec.reads] : spec.reads;
-    // As the addon has it: none where no mode reads it.
-    const size = shadowed.some((mode) => mode !== 'trap' && mode !== 'counter') ? spec.size : 0;
-    const region: Region = { spec, shadow: new Uint8Array(size), removed: false, reads: 0 };
+    const region = new Region(this, spec);
     this.#regions.push(region);
-    return {
-      shadow: region.shadow,
-      reads: () => region.reads,
-      remove: () => {
-        region.removed = true;
-      },
-    };
+    return region;
   }
 
   /** What the event loop does when it wakes up. */
@@ -44,19 +99,79 @@ export class FakeBus implements Bus {
   }
 
   /** A guest's read. @param now nanoseconds since the VM's creation, for counters */
-  read(space: 'pio' | 'mmio', address: number, size: AccessSize, now = 0): number {
+  read(space: RegionSpace, address: number, size: AccessSize, now = 0): number {
     const region = this.#find(space, address, size);
     if (!region) return 2 ** (8 * size) - 1;
-    const { spec, shadow } = region;
-    region.reads++;
+    const { spec } = region;
     const offset = address - spec.base;
-    const mode = this.#readMode(spec, offset, size);
+    const { window } = spec;
+    if (window !== undefined) {
+      if (isCut(window, offset, size)) {
+        const pieces = cut(window, offset, size);
+        return pieces.reduce(
+          (value, { at, size: part }) => value + this.read(space, address + at, part, now) * 2 ** (8 * at),
+          0,
+        );
+      }
+      if (offset >= window.data.offset && offset < window.data.offset + window.data.size) {
+        const target = targetOf(region, offset);
+        return target === undefined ? 2 ** (8 * size) - 1 : this.read(window.space, target, size, now);
+      }
+    }
+    return this.#serve(region, offset, size, now);
+  }
+
+  /** A guest's write. */
+  write(space: RegionSpace, address: number, size: AccessSize, value: number): void {
+    const region = this.#find(space, address, size);
+    if (!region) return;
+    const { spec } = region;
+    const offset = address - spec.base;
+    const { window } = spec;
+    if (window !== undefined) {
+      if (isCut(window, offset, size)) {
+        for (const { at, size: part } of cut(window, offset, size)) {
+          this.write(space, address + at, part, (value >>> (8 * at)) % 2 ** (8 * part));
+        }
+        return;
+      }
+      if (offset >= window.data.offset && offset < window.data.offset + window.data.size) {
+        const target = targetOf(region, offset);
+        if (target !== undefined) this.write(window.space, target, size, value);
+        return;
+      }
+      if (offset === window.index.offset && size === window.index.size) {
+        region.index = value >>> 0;
+        return;
+      }
+    }
+    const modes = Array.from({ length: size }, (_, i) =>
+      typeof spec.writes === 'string' ? spec.writes : spec.writes[offset + i]!,
+    );
+    if (modes.includes('trap')) {
+      this.waits++;
+      this.drain();
+      spec.write?.(offset, size, value >>> 0);
+    } else if (modes.includes('posted') || modes.includes('stream')) {
+      const run = (): void => spec.write?.(offset, size, value >>> 0);
+      this.#ring.push({ region, run, fence: modes.includes('posted') });
+    }
+  }
+
+  #serve(region: Region, offset: number, size: AccessSize, now: number): number {
+    const { spec, shadow } = region;
+    region.count++;
     const fromShadow = (): number => {
       let value = 0;
       for (let i = size - 1; i >= 0; i--) value = value * 256 + shadow[offset + i]!;
       return value;
     };
-    switch (mode) {
+    const trap = (): number => {
+      this.waits++;
+      this.drain();
+      return ((spec.read?.(offset, size) ?? 0) >>> 0) % 2 ** (8 * size);
+    };
+    switch (region.readMode(offset, size)) {
       case 'shadow':
         return fromShadow();
       case 'counter': {
@@ -64,52 +179,84 @@ export class FakeBus implements Bus {
         return Math.floor((now * hz) / 1e9) % 2 ** Math.min(bits, 8 * size);
       }
       case 'trap':
-        this.waits++;
-        this.drain();
-        return ((spec.read?.(offset, size) ?? 0) >>> 0) % 2 ** (8 * size);
+        return trap();
+      case 'leased':
+        this.#order(region);
+        return this.clock() < region.leasedUntil ? fromShadow() : trap();
+      case 'take': {
+        this.#order(region);
+        const offered = region.takes[offset]!;
+        const { value, left } = offered;
+        const changes = value !== left;
+        offered.value = left;
+        offered.taken ||= changes;
+        const run = (): void => {
+          if (changes) offered.taken = false;
+          spec.consumed?.(offset, size, value);
+        };
+        this.#ring.push({ region, run, fence: false });
+        return value;
+      }
       case 'ordered':
+        this.#order(region);
+        return fromShadow();
       case 'consume': {
-        if (this.#ring.length > 0) this.waits++;
-        this.drain();
+        this.#order(region);
         const value = fromShadow();
-        if (mode === 'consume') this.#ring.push({ region, run: () => spec.consumed?.(offset, size) });
+        this.#ring.push({ region, run: () => spec.consumed?.(offset, size, value), fence: true });
         return value;
       }
     }
   }
 
-  /** A guest's write. */
-  write(space: 'pio' | 'mmio', address: number, size: AccessSize, value: number): void {
-    const region = this.#find(space, address, size);
-    if (!region) return;
-    const { spec } = region;
-    const offset = address - spec.base;
-    const modes = [...Array(size).keys()].map((i) =>
-      typeof spec.writes === 'string' ? spec.writes : spec.writes[offset + i]!,
-    );
-    if (modes.includes('trap')) {
-      this.waits++;
-      this.drain();
-      spec.write?.(offset, size, value >>> 0);
-    } else if (modes.includes('posted')) {
-      this.#ring.push({ region, run: () => spec.write?.(offset, size, value >>> 0) });
-    }
+  /** Waits for the writes that a read must see the effect of; in the ring, all before them come first. */
+  #order(region: Region): void {
+    const own = region.spec.order === 'own';
+    const last = this.#ring.findLastIndex((posted) => !own || (posted.region === region && posted.fence));
+    if (last < 0) return;
+    this.waits++;
+    const due = this.#ring.slice(0, last + 1);
+    this.#ring = this.#ring.slice(last + 1);
+    for (const posted of due) if (!posted.region.removed) posted.run();
   }
 
-  #readMode(spec: BusRegion, offset: number, size: number): ReadMode {
-    const order: ReadMode[] = ['counter', 'shadow', 'ordered', 'consume', 'trap'];
-    const modes = [...Array(size).keys()].map((i) =>
-      typeof spec.reads === 'string' ? spec.reads : spec.reads[offset + i]!,
-    );
-    return order[Math.max(...modes.map((mode) => order.indexOf(mode)))]!;
-  }
-
-  #find(space: string, address: number, size: number): Region | undefined {
+  #find(space: RegionSpace, address: number, size: AccessSize): Region | undefined {
     return this.#regions.find(
       ({ spec, removed }) =>
         !removed && spec.space === space && address >= spec.base && address + size <= spec.base + spec.size,
     );
   }
+}
+
+type Window = NonNullable<BusRegion['window']>;
+
+/** Whether an access goes over a border. */
+function isCut({ index, data }: Window, offset: number, size: number): boolean {
+  const crosses = (from: number, length: number): boolean => {
+    const touches = offset < from + length && from < offset + size;
+    return touches && !(offset >= from && offset + size <= from + length);
+  };
+  return (index.size === 1 && crosses(index.offset, 1)) || crosses(data.offset, data.size);
+}
+
+/** The pieces of an access over a border, as the addon makes them. */
+function cut(window: Window, offset: number, size: number): { at: number; size: AccessSize }[] {
+  const pieces: { at: number; size: AccessSize }[] = [];
+  for (let at = 0; at < size;) {
+    const most = size - at >= 4 ? 4 : size - at >= 2 ? 2 : 1;
+    const part = isCut(window, offset + at, most) ? 1 : most;
+    pieces.push({ at, size: part });
+    at += part;
+  }
+  return pieces;
+}
+
+/** Where an access to a data byte goes; undefined where there is nothing. */
+function targetOf({ spec, index }: Region, offset: number): number | undefined {
+  const { match, address, base, data } = spec.window!;
+  if (match !== undefined && (index & match.mask) >>> 0 !== match.value >>> 0) return undefined;
+  const parts = address.reduce((sum, { mask, shift }) => sum + ((index & mask) >>> 0) * 2 ** shift, 0);
+  return base + parts + offset - data.offset;
 }
 
 /** An interrupt line that remembers. */

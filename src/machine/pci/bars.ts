@@ -86,7 +86,7 @@ export class Bars {
       ),
     );
     const value = modes.has('trap') ? (region.read?.(at, size) ?? 0) : region.image.get(at, size);
-    if (modes.has('consume')) region.consumed?.(at, size);
+    if (modes.has('consume')) region.consumed?.(at, size, value >>> 0);
     return (value >>> 0) % 2 ** (8 * size);
   }
 
