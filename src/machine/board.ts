@@ -98,12 +98,7 @@ export class Board {
         if (event === 'panicked') options.onPanic();
       },
     });
-    const { configSpace } = this.#virtio;
-    this.#pciConfig = new PciConfigPorts({
-      bus,
-      resetControl: this.power.resetControl,
-      ...(configSpace && { configSpace }),
-    });
+    this.#pciConfig = new PciConfigPorts({ bus, resetControl: this.power.resetControl });
     try {
       this.vm.mapRam(this.ram);
       this.rsdp = this.#writeTables(options);

@@ -8,7 +8,6 @@ import type { VirtioDevice } from '../virtio/device.ts';
 import { MmioTransport } from '../virtio/mmio-transport.ts';
 import { PciTransport } from '../virtio/pci-transport.ts';
 import type { AcpiConfig } from './acpi/config.ts';
-import type { PciConfigSpace } from './pci/config-ports.ts';
 import { PciRootBus } from './pci/root-bus.ts';
 
 /**
@@ -34,8 +33,6 @@ const schema = v.strictObject({ pci: v.optional(v.unknown()), mmio: v.array(v.un
 
 /** The virtio devices of a board behind their transports, and what the guest's tables say of them. */
 export class VirtioBus {
-  /** for the configuration ports, where there is a PCI bus */
-  readonly configSpace: PciConfigSpace | undefined;
   readonly acpi: Pick<AcpiConfig, 'virtioMmio' | 'pciInterrupts'>;
   /** for the end of the kernel's command line */
   readonly kernelParameters: readonly string[];
@@ -61,7 +58,7 @@ export class VirtioBus {
         interrupts: PCI_GSIS.map((gsi) => ({ gsi, line: vm.irqLine(gsi) })),
       });
       for (const fn of functions) pci.add(fn);
-      this.#pci = this.configSpace = pci;
+      this.#pci = pci;
       this.acpi = { pciInterrupts: pci.interrupts };
       return;
     }

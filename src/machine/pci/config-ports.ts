@@ -1,64 +1,66 @@
 import type { AccessSize, Bus, RegionHandle } from '../../kvm/bus.ts';
-import { PORT } from '../../boot/layout.ts';
+import { PCI_ECAM, PORT } from '../../boot/layout.ts';
 import { checkPciConfigPortsState, type PciConfigPortsState } from './state.ts';
 
+/** Configuration address: enable, bus, device and function, register. Reserved bits read as zero. */
 const ENABLE = 0x8000_0000;
-/** bus, device, function and dword of the configuration address; reserved bits read as zero */
-const ADDRESS_BITS = 0x80ff_fffc;
+const BUS = 0x00ff_0000;
+const FUNCTION = 0x0000_ff00;
+const REGISTER = 0x0000_00fc;
+const ADDRESS_BITS = (ENABLE | BUS | FUNCTION | REGISTER) >>> 0;
+/** A function has 4 KiB of ECAM and 256 bytes here. */
+const ECAM_SHIFT = 4;
 const DATA = PORT.pciConfigData - PORT.pciConfigAddress;
 const RESET = PORT.reset - PORT.pciConfigAddress;
-
-/**
- * PCI configuration space. `address` is bus << 16 | device << 11 | function << 8 | register byte; an access lies
- * within one dword. Where no device is, reads are all ones and writes have no effect.
- */
-export type PciConfigSpace = {
-  read(address: number, size: AccessSize): number;
-  write(address: number, size: AccessSize, value: number): void;
-};
 
 export type PciConfigPortsOptions = {
   readonly bus: Bus;
   /** the byte register at port 0xcf9 */
   readonly resetControl: { read(): number; write(value: number): void };
-  /** without one there is no PCI device */
-  readonly configSpace?: PciConfigSpace;
 };
 
 /**
  * PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2): an address latch that takes dwords
- * only, with the reset control register as a byte inside it, and a window of data.
+ * only, with the reset control register as a byte inside it, and a window of data. The window shows what ECAM has
+ * of bus 0, so that a read through it waits no more than one there; other buses are empty.
  *
- * The address is posted, so that a configuration read waits once, for its data. The reset control byte shares its
- * place with the latch and so is trapped for reading, which nobody does often.
+ * The reset control byte shares its place with the latch and so is trapped for reading, which nobody does often.
  */
 export class PciConfigPorts {
   readonly #resetControl: PciConfigPortsOptions['resetControl'];
-  readonly #configSpace: PciConfigSpace | undefined;
   readonly #region: RegionHandle;
-  #address = 0;
 
-  constructor({ bus, resetControl, configSpace }: PciConfigPortsOptions) {
+  constructor({ bus, resetControl }: PciConfigPortsOptions) {
     this.#resetControl = resetControl;
-    this.#configSpace = configSpace;
-    const dataRead = configSpace ? 'trap' : 'shadow';
-    const dataWrite = configSpace ? 'trap' : 'ignore';
     this.#region = bus.add({
       name: 'pci-config',
       space: 'pio',
       base: PORT.pciConfigAddress,
       size: 8,
-      reads: ['shadow', 'trap', 'shadow', 'shadow', dataRead, dataRead, dataRead, dataRead],
-      writes: ['posted', 'posted', 'posted', 'posted', dataWrite, dataWrite, dataWrite, dataWrite],
+      reads: ['shadow', 'trap', 'shadow', 'shadow', 'shadow', 'shadow', 'shadow', 'shadow'],
+      writes: 'posted',
+      window: {
+        index: { offset: 0, size: 4 },
+        data: { offset: DATA, size: 4 },
+        space: 'mmio',
+        base: PCI_ECAM.base,
+        match: { mask: (ENABLE | BUS) >>> 0, value: ENABLE },
+        address: [
+          { mask: FUNCTION, shift: ECAM_SHIFT },
+          { mask: REGISTER, shift: 0 },
+        ],
+      },
       read: (offset, size) => this.#read(offset, size),
-      write: (offset, size, value) => this.#write(offset, size, value),
+      write: (offset, size, value) => {
+        if (offset === RESET && size === 1) this.#resetControl.write(value);
+      },
     });
-    // All ones: what narrow reads of the address and, without devices, reads of the data give.
+    // what narrow reads of the address give
     this.#region.shadow.fill(0xff);
   }
 
   reset(): void {
-    this.#address = 0;
+    this.#region.index = 0;
   }
 
   save(): PciConfigPortsState {
@@ -67,37 +69,19 @@ export class PciConfigPorts {
 
   /** @throws DeviceStateError where `data` is not what {@link save} returns, with nothing changed */
   restore(data: unknown): void {
-    this.#address = (checkPciConfigPortsState(data).address & ADDRESS_BITS) >>> 0;
+    this.#region.index = checkPciConfigPortsState(data).address;
   }
 
   close(): void {
     this.#region.remove();
   }
 
+  get #address(): number {
+    return (this.#region.index & ADDRESS_BITS) >>> 0;
+  }
+
   #read(offset: number, size: AccessSize): number {
-    const ones = 2 ** (8 * size) - 1;
-    if (offset >= DATA) {
-      const address = this.#dataAddress(offset, size);
-      return address === undefined ? ones : (this.#configSpace?.read(address, size) ?? ones);
-    }
     if (offset === 0 && size === 4) return this.#address;
-    return offset === RESET && size === 1 ? this.#resetControl.read() : ones;
-  }
-
-  #write(offset: number, size: AccessSize, value: number): void {
-    if (offset >= DATA) {
-      const address = this.#dataAddress(offset, size);
-      if (address !== undefined) this.#configSpace?.write(address, size, value);
-    } else if (offset === 0 && size === 4) {
-      this.#address = (value & ADDRESS_BITS) >>> 0;
-    } else if (offset === RESET && size === 1) {
-      this.#resetControl.write(value);
-    }
-  }
-
-  #dataAddress(offset: number, size: AccessSize): number | undefined {
-    const byte = offset - DATA;
-    if ((this.#address & ENABLE) === 0 || byte + size > 4) return undefined;
-    return (this.#address & ~ENABLE) | byte;
+    return offset === RESET && size === 1 ? this.#resetControl.read() : 2 ** (8 * size) - 1;
   }
 }

@@ -1,14 +1,13 @@
 import * as v from 'valibot';
-import type { AccessSize, Bus, IrqLine } from '../../kvm/bus.ts';
+import type { Bus, IrqLine } from '../../kvm/bus.ts';
 import type { MessageSource } from '../../kvm/notify.ts';
 import { PCI_ECAM, PCI_MMIO32, type MemoryRange } from '../../boot/layout.ts';
 import type { PciFunction } from '../../virtio/pci-function.ts';
 import type { PciInterrupt } from '../acpi/config.ts';
 import { checkState, DeviceStateError } from '../../kvm/device-state.ts';
-import type { PciConfigSpace } from './config-ports.ts';
 import { hostBridge } from './host-bridge.ts';
 import { SharedLine } from './intx.ts';
-import { CONFIG_SIZE, ECAM_FUNCTION_SIZE } from './registers.ts';
+import { ECAM_FUNCTION_SIZE } from './registers.ts';
 import { FunctionSlot } from './slot.ts';
 
 /** Devices on a bus; each has function 0 alone here. */
@@ -30,9 +29,9 @@ const schema = v.strictObject({
 
 /**
  * PCI bus 0 with its host bridge. Each function has its page of ECAM; absent ones read as all ones, as anything
- * does that nobody claims. The configuration ports reach the same functions.
+ * does that nobody claims. The configuration ports lead there as well.
  */
-export class PciRootBus implements PciConfigSpace {
+export class PciRootBus {
   readonly #options: PciRootBusOptions;
   readonly #lines: readonly SharedLine[];
   readonly #windows: readonly MemoryRange[];
@@ -85,16 +84,6 @@ export class PciRootBus implements PciConfigSpace {
       .map(([device]) => ({ device, pin: 0, gsi: interrupts[device % interrupts.length]!.gsi }));
   }
 
-  /** Configuration space by {@link PciConfigSpace} address. */
-  read(address: number, size: AccessSize): number {
-    const slot = this.#slot(address);
-    return slot === undefined ? 2 ** (8 * size) - 1 : slot.readConfig(address % CONFIG_SIZE, size);
-  }
-
-  write(address: number, size: AccessSize, value: number): void {
-    this.#slot(address)?.writeConfig(address % CONFIG_SIZE, size, value);
-  }
-
   /** As RST#; resolves once no function touches guest memory any more. */
   async reset(): Promise<void> {
     await Promise.all([...this.#slots.values()].map((slot) => slot.reset()));
@@ -131,11 +120,5 @@ export class PciRootBus implements PciConfigSpace {
     let device = 0;
     while (this.#slots.has(device)) device++;
     return device;
-  }
-
-  #slot(address: number): FunctionSlot | undefined {
-    // bus 0, function 0
-    if (address >>> 16 !== 0 || ((address >>> 8) & 7) !== 0) return undefined;
-    return this.#slots.get((address >>> 11) & 31);
   }
 }

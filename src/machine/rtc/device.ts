@@ -1,4 +1,4 @@
-import type { AccessSize, Bus, IrqLine, RegionHandle } from '../../kvm/bus.ts';
+import type { Bus, IrqLine, ReadMode, RegionHandle } from '../../kvm/bus.ts';
 import { PORT } from '../../boot/layout.ts';
 import { decodeTime, encodeTime, nextAlarm } from './calendar.ts';
 import { writeChecksum, writeMemorySize } from './memory-size.ts';
@@ -18,6 +18,17 @@ const LATCH_MS = 5;
 const MIN_DELAY_MS = 1;
 const MAX_DELAY_MS = 60_000;
 
+/** What the index port is good for: bit 7 masks NMI, of which this board has none. */
+const INDEX_BITS = 0x7f;
+/** in the space of indexed registers */
+const REGISTERS = PORT.cmosIndex * 0x1_0000;
+
+/** How each register is read, see {@link Rtc}. */
+function readMode(register: number): ReadMode {
+  if (register === REG.a || register === REG.c) return 'trap';
+  return TIME_REGISTERS.includes(register) ? 'leased' : 'ordered';
+}
+
 const modulo = (value: number, by: number): number => ((value % by) + by) % by;
 
 export type RtcOptions = {
@@ -33,19 +44,20 @@ export type RtcOptions = {
  * The MC146818A real-time clock with 114 bytes of CMOS RAM. It shows the host's time in UTC, plus what the guest
  * has set it off by.
  *
- * Reads of the data port are trapped: the time moves on its own, and a read of register C clears flags that must
- * not change in between. Flags are found when somebody looks, by comparing times; a host timer runs only while an
- * interrupt is enabled that has not happened yet.
+ * Reads of registers A and C are trapped: UIP moves on its own, and a read of C clears flags that must not change in
+ * between. Flags are found when somebody looks, by comparing times; a host timer runs only while an interrupt is
+ * enabled that has not happened yet.
  *
  * A guest has 244 microseconds to read the time after it has seen UIP clear, which a dozen trapped reads on a busy
- * host may exceed. So a read of register A latches the time, and reads in the next {@link LATCH_MS} see that one.
+ * host may exceed. So a read of register A latches the time, and reads in the next {@link LATCH_MS} see that one,
+ * without a wait; a later one latches it anew.
  */
 export class Rtc {
   readonly #irq: IrqLine;
   readonly #now: () => number;
-  readonly #region: RegionHandle;
+  readonly #ports: RegionHandle;
+  readonly #registers: RegionHandle;
   readonly #cmos = new Uint8Array(CMOS_SIZE);
-  #index = 0;
   #offset = 0;
   #flags = 0;
   #flagged: number;
@@ -63,27 +75,43 @@ export class Rtc {
     this.#cmos[0x14] = 0x02;
     writeMemorySize(this.#cmos, memory);
     writeChecksum(this.#cmos);
-    this.#region = bus.add({
+    this.#ports = bus.add({
       name: 'rtc',
       space: 'pio',
       base: PORT.cmosIndex,
       size: 2,
-      reads: ['shadow', 'trap'],
-      writes: 'posted',
-      read: (offset, size) => this.#read(offset, size),
-      write: (offset, size, value) => {
-        for (let i = 0; i < size; i++) this.#writePort(offset + i, (value >>> (8 * i)) & 0xff);
+      reads: 'shadow',
+      writes: 'ignore',
+      window: {
+        index: { offset: 0, size: 1 },
+        data: { offset: 1, size: 1 },
+        space: 'indexed',
+        base: REGISTERS,
+        address: [{ mask: INDEX_BITS, shift: 0 }],
       },
     });
     // The index port is write-only.
-    this.#region.shadow[0] = 0xff;
+    this.#ports.shadow[0] = 0xff;
+    this.#registers = bus.add({
+      name: 'rtc',
+      space: 'indexed',
+      base: REGISTERS,
+      size: CMOS_SIZE,
+      reads: Array.from({ length: CMOS_SIZE }, (_, register) => readMode(register)),
+      writes: 'posted',
+      order: 'own',
+      read: (register) => this.#readRegister(register),
+      write: (register, _size, value) => this.#writeRegister(register, value),
+    });
+    this.#show();
   }
 
   /** The chip's RESET pin: interrupts are off; time, alarm and RAM stay (data sheet, "RESET"). */
   reset(): void {
     this.#cmos[REG.b]! &= ~(B.periodic | B.alarm | B.update | B.squareWave);
     this.#flags = 0;
-    this.#index = 0;
+    this.#ports.index = 0;
+    this.#changed();
     this.#update();
   }
 
@@ -102,12 +130,13 @@ export class Rtc {
 
   close(): void {
     this.pause();
-    this.#region.remove();
+    this.#ports.remove();
+    this.#registers.remove();
   }
 
   save(): RtcState {
     return {
-      index: this.#index,
+      index: this.#ports.index & INDEX_BITS,
       cmos: [...this.#cmos],
       offset: this.#offset,
       flags: this.#flags,
@@ -118,26 +147,23 @@ export class Rtc {
   /** @throws DeviceStateError where `data` is not what {@link save} returns, with nothing changed */
   restore(data: unknown): void {
     const state = checkRtcState(data);
-    this.#index = state.index;
+    this.#ports.index = state.index;
     this.#cmos.set(state.cmos);
     this.#offset = state.offset;
     this.#flags = state.flags;
     this.#flagged = state.flagged;
     this.#latch = undefined;
+    this.#changed();
     this.#advance();
     this.#update();
   }
 
-  #read(offset: number, size: AccessSize): number {
-    let value = 0;
-    for (let i = 0; i < size; i++) value |= (offset + i === 1 ? this.#readRegister() : 0xff) << (8 * i);
-    return value >>> 0;
-  }
-
-  #readRegister(): number {
-    switch (this.#index) {
+  /** A trapped read. */
+  #readRegister(register: number): number {
+    switch (register) {
       case REG.a:
         this.#latch = undefined;
+        this.#leaseTime();
         return this.#cmos[REG.a]! | (this.#updating() ? A.updateInProgress : 0);
       case REG.c: {
         this.#advance();
@@ -146,22 +172,40 @@ export class Rtc {
         this.#update();
         return flags;
       }
-      case REG.d:
-        return D_VALID;
       default:
-        if (TIME_REGISTERS.includes(this.#index) && !this.#stopped())
-          encodeTime(this.#latchedTime(), this.#cmos[REG.b]!, this.#cmos);
-        return this.#cmos[this.#index]!;
+        this.#leaseTime();
+        return this.#cmos[register]!;
     }
   }
 
-  #writePort(port: number, value: number): void {
-    // Bit 7 of the index port masks NMI, of which this board has none.
-    if (port === 0) this.#index = value & 0x7f;
-    else this.#writeRegister(this.#index, value);
+  /** Latches the time where it is not, and lets the guest read it until the latch is over. */
+  #leaseTime(): void {
+    let age = 0;
+    if (!this.#stopped()) {
+      encodeTime(this.#latchedTime(), this.#cmos[REG.b]!, this.#cmos);
+      age = this.#now() - this.#latch!.at;
+    }
+    this.#show();
+    this.#registers.lease(LATCH_MS - age);
+  }
+
+  /** The time may read otherwise from now on. */
+  #changed(): void {
+    this.#registers.lease(0);
+    this.#show();
+  }
+
+  #show(): void {
+    this.#registers.shadow.set(this.#cmos);
+    this.#registers.shadow[REG.d] = D_VALID;
   }
 
   #writeRegister(register: number, value: number): void {
+    this.#store(register, value);
+    this.#changed();
+  }
+
+  #store(register: number, value: number): void {
     switch (register) {
       case REG.a:
         this.#control(REG.a, value & ~A.updateInProgress);
@@ -224,6 +268,7 @@ export class Rtc {
     return this.#now() + this.#offset;
   }
 
+  /** The time of the latch, which is there and not over afterwards. */
   #latchedTime(): number {
     const at = this.#now();
     const age = this.#latch === undefined ? Infinity : at - this.#latch.at;

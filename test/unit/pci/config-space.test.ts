@@ -108,12 +108,8 @@ describe('a virtio function', () => {
 describe('the configuration ports', () => {
   test('reach the same functions', () => {
     const rig = rigOf(new EchoDevice());
-    const { machine, root } = rig;
-    new PciConfigPorts({
-      bus: machine.bus,
-      resetControl: { read: () => 0, write: () => undefined },
-      configSpace: root,
-    });
+    const { machine } = rig;
+    new PciConfigPorts({ bus: machine.bus, resetControl: { read: () => 0, write: () => undefined } });
     const select = (address: number): void => machine.write('pio', 0xcf8, 4, 0x8000_0000 + address);
     select(1 << 11);
     expect(machine.read('pio', 0xcfc, 4)).toBe(0x106a_1af4);

@@ -17,6 +17,7 @@ let now: number;
 
 const build = (memory = 512 * MIB): void => {
   bus = new FakeBus();
+  bus.clock = () => now;
   irq = new FakeIrq();
   rtc = new Rtc({ bus, irq, memory, now: () => now });
   guest = new LinuxRtc(bus);
@@ -158,10 +159,22 @@ describe('CMOS RAM', () => {
 });
 
 describe('Linux', () => {
-  it('reads the time at the first attempt and with one wait a register', () => {
+  it('reads the time at the first attempt and waits only where the latch begins anew', () => {
     const before = bus.waits;
     expect(toDate(guest.readTime()!)).toBe(Math.floor(NOON / 1000) * 1000);
-    expect(bus.waits - before).toBe(12);
+    // the first read, and both of register A
+    expect(bus.waits - before).toBe(3);
+  });
+
+  it('does not wait for memory sizes and control registers', () => {
+    const before = bus.waits;
+    for (const register of [0x0b, 0x0d, 0x0f, 0x15, 0x34]) guest.read(register);
+    expect(bus.waits).toBe(before);
+  });
+
+  it('selects a register and writes it with one access of two bytes', () => {
+    bus.write('pio', 0x70, 2, 0x5a0f);
+    expect(guest.read(0x0f)).toBe(0x5a);
   });
 
   it.each(['readTime', 'oldReadTime'] as const)(
