@@ -4,7 +4,7 @@
  */
 import { Command, InvalidArgumentError } from 'commander';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
 import { openKvm } from '../../src/kvm/system.ts';
@@ -61,6 +61,10 @@ function tscKhz(): number | undefined {
   }
 }
 
+const [load1 = 0] = loadavg();
+if (load1 > availableParallelism() / 4) {
+  console.error(`This machine is busy (load ${load1.toFixed(1)}): what follows is about that, too.`);
+}
 const loads = WORKLOADS.filter(({ name }) => name.includes(options.only ?? ''));
 if (loads.length === 0) throw new Error(`no workload has '${options.only ?? ''}' in its name`);
 const disk = options.file ?? join(cacheRoot(), 'bench', 'disk.img');
@@ -91,10 +95,7 @@ try {
     // Who goes first changes: the machine's speed drifts.
     for (const contender of round % 2 === 0 ? racing : racing.toReversed()) {
       const verify = round === 0 ? [`verify=${VERIFY_BYTES}`] : [];
-      const results = await runGuest(contender, [...verify, `seed=${round + 1}`, ...words], {
-        warmUpMs: WARM_UP_MS,
-        limitMs,
-      });
+      const results = await runGuest(contender, [...verify, `seed=${round + 1}`, ...words], limitMs);
       loads.forEach((load, i) => {
         const result = results[i];
         if (result?.op !== load.op || result.depth !== load.depth)
@@ -116,10 +117,13 @@ try {
   }
   process.stderr.write('\n');
   const rows = loads.flatMap((load) =>
-    racing.flatMap(({ name, peer }) => [
-      ...(peer === undefined ? [] : compare(samples, load, name, peer)),
-      ...(fio !== undefined && isSequential(load) ? compare(samples, load, name, FIO) : []),
-    ]),
+    racing.flatMap(({ name, peer }) => {
+      const own = { name, ours: peer !== undefined };
+      return [
+        ...(peer === undefined ? [] : compare(samples, load, own, peer)),
+        ...(fio !== undefined && isSequential(load) ? compare(samples, load, own, FIO) : []),
+      ];
+    }),
   );
   if (options.json) {
     console.log(JSON.stringify({ qemu: qemu.version, fio, options, rows, samples }, null, 2));

@@ -40,10 +40,10 @@ const DEEP = 32;
 export const FIO = 'fio on the host';
 
 /** What is compared for a workload. Times are in microseconds. */
-function figures(load: Workload, peer: string): Figure[] {
+function figures(load: Workload, peer: string, ours: boolean): Figure[] {
   if (isSequential(load)) {
     const rate = (sample: Sample): number => (sample.rate * load.size) / 1e6;
-    return [{ name: 'MB/s', of: rate, ...(peer === FIO && { goal: FIO_GOAL }) }];
+    return [{ name: 'MB/s', of: rate, ...(peer === FIO && ours && { goal: FIO_GOAL }) }];
   }
   const rate: Figure = {
     name: 'ops/s',
@@ -58,7 +58,12 @@ function figures(load: Workload, peer: string): Figure[] {
 }
 
 /** The ratios of a contender to its peer, taken round by round: the machine's speed drifts between rounds. */
-export function compare(samples: readonly Sample[], load: Workload, contender: string, peer: string): Row[] {
+export function compare(
+  samples: readonly Sample[],
+  load: Workload,
+  { name: contender, ours }: { readonly name: string; readonly ours: boolean },
+  peer: string,
+): Row[] {
   const own = samples.filter((sample) => sample.workload === load.name && sample.contender === contender);
   const others = new Map(
     samples
@@ -69,7 +74,7 @@ export function compare(samples: readonly Sample[], load: Workload, contender: s
     const other = others.get(sample.round);
     return other === undefined ? [] : [[sample, other] as const];
   });
-  return figures(load, peer).map(({ name, of, goal }) => {
+  return figures(load, peer, ours).map(({ name, of, goal }) => {
     const ratios = pairs.map(([sample, other]) => of(sample) / of(other));
     const ratio = median(ratios);
     const met = goal && (goal.most ? ratio <= goal.at : ratio >= goal.at);

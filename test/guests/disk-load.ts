@@ -13,9 +13,11 @@ export type DiskLoadResult = {
   readonly max: number;
   /** how often the device was notified */
   readonly notifications: number;
+  /** nanoseconds from the first request to the end of the last, more than what is counted */
+  readonly took: number;
 };
 
-const NUMBERS = ['size', 'depth', 'ops', 'ns', 'p50', 'p99', 'max', 'notifications'] as const;
+const NUMBERS = ['size', 'depth', 'ops', 'ns', 'p50', 'p99', 'max', 'notifications', 'took'] as const;
 
 function fields(line: string): Map<string, string> {
   return new Map(
