@@ -289,7 +289,10 @@ function cut(random: Random, base: number, size: number, writable: boolean): Fuz
   }));
 }
 
-/** A request on at most SLICE sectors from `first` on; once in a while with something wrong. */
+/**
+ * A request on at most SLICE sectors from `first` on, as what overlaps in flight has no order; once in a while with
+ * something wrong.
+ */
 function request(
   random: Random,
   first: number,
@@ -311,7 +314,7 @@ function request(
       (1n << 64n) - BigInt(random.below(64)),
       (1n << 55n) + sector,
       (1n << 53n) + 1n,
-      1n << BigInt(random.below(64)),
+      1n << BigInt(random.between(20, 63)),
     ]);
     if (sector < BigInt(capacity)) sectors = random.pick([2, capacity]);
   }
@@ -325,7 +328,7 @@ function request(
   }
   if (fault === 2) room += random.pick([1, 7, 511]);
   if (fault === 3) room = random.pick([0, 0, 1, random.between(1, room)]);
-  if (fault === 4) data = piece(random, random.below(3 * SECTOR));
+  if (fault === 4) data = piece(random, random.below((SLICE - skip) * SECTOR + 1));
   const readable = new Uint8Array(16 + data.length);
   const view = new DataView(readable.buffer);
   view.setUint32(0, type, true);
