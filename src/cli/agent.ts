@@ -48,7 +48,8 @@ export function addAgent(program: Command, done: Done): void {
     .allowExcessArguments(true)
     .addHelpText('after', HELP)
     .action(async (socket: string, words: readonly string[], flags: AgentFlags) => {
-      const [command, ...args] = words;
+      // What comes after the socket is the command's, and commander leaves the separator in it.
+      const [command, ...args] = words[0] === '--' ? words.slice(1) : words;
       if (command !== undefined && flags.json) throw new UsageError('--json is for use without a command');
       const { AgentClient } = await import('../manager/agent/client.ts');
       await using agent = new AgentClient(socket);

@@ -205,27 +205,45 @@ export class AgentChannel {
   }
 
   async #synchronise(deadline: Deadline): Promise<void> {
-    const ids = new Set<number>();
+    const earlier = new Set<number>();
+    let id = this.#sendSync();
+    let alive = false;
     for (let wait = SYNC_FIRST_MS; ; wait = Math.min(2 * wait, SYNC_LAST_MS)) {
-      const id = Math.floor(Math.random() * 2 ** 31);
-      ids.add(id);
-      const line = JSON.stringify({ execute: 'guest-sync-delimited', arguments: { id } });
-      // The sentinel ends whatever half of a request an earlier client has left in the agent's parser.
-      this.#write(Buffer.concat([Buffer.of(SENTINEL), Buffer.from(`${line}\n`)]));
-      const patience = new Deadline(Math.min(wait, deadline.left), deadline.signal);
+      const patience = new Deadline(alive ? deadline.left : Math.min(wait, deadline.left), deadline.signal);
       try {
-        await this.#wait('answer to guest-sync-delimited', patience, (message, resolve) => {
-          if (!message.delimited) return;
-          const answer = v.safeParse(v.object({ return: v.number() }), parse(message.bytes));
-          if (answer.success && ids.has(answer.output.return)) resolve(undefined);
-        });
-        this.#synced = true;
-        return;
+        const isLast = await this.#wait<boolean>(
+          'answer to guest-sync-delimited',
+          patience,
+          (message, resolve) => {
+            if (!message.delimited) return;
+            const answer = v.safeParse(v.object({ return: v.number() }), parse(message.bytes));
+            if (!answer.success) return;
+            if (answer.output.return === id) resolve(true);
+            else if (earlier.has(answer.output.return)) resolve(false);
+          },
+        );
+        if (isLast) {
+          this.#synced = true;
+          return;
+        }
+        // It is there, and slow. The answers to the rest of the syncs, with an error for each sentinel, are still to come.
+        alive = true;
       } catch (error) {
         if (!(error instanceof AgentTimeoutError)) throw error;
         if (deadline.left <= 0) throw new AgentTimeoutError('sign of life', deadline.timeout, ABSENT);
+        earlier.add(id);
+        id = this.#sendSync();
       }
     }
+  }
+
+  /** Asks for a sign of life; returns the number that it is to carry. */
+  #sendSync(): number {
+    const id = Math.floor(Math.random() * 2 ** 31);
+    const line = JSON.stringify({ execute: 'guest-sync-delimited', arguments: { id } });
+    // The sentinel ends whatever half of a request an earlier client has left in the agent's parser.
+    this.#write(Buffer.concat([Buffer.of(SENTINEL), Buffer.from(`${line}\n`)]));
+    return id;
   }
 
   async #ask(command: string, args: Readonly<Record<string, unknown>>, deadline: Deadline): Promise<unknown> {

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, type TestContext } from 'vitest';
 import { DebianError } from '../../../../images/debian/packages.ts';
@@ -42,6 +43,23 @@ describe('qemu-guest-agent', () => {
   test('answers a ping', async () => {
     await client.ping();
     await client.ping();
+  });
+
+  test('may answer later than it is asked for a sign of life once more', async (context) => {
+    const real = connect(running(context).path);
+    // A guest that boots: what it is sent waits for it, and it is seconds behind.
+    const slow = new Duplex({
+      read: () => undefined,
+      write: (bytes: Buffer, _encoding, done) => {
+        real.write(bytes);
+        done();
+      },
+    });
+    real.on('data', (bytes: Buffer) => setTimeout(() => slow.push(bytes), 1700));
+    await using late = new AgentClient(slow);
+    await late.waitUntilReady({ timeout: 30_000 });
+    expect((await late.osInfo()).machine).toBe('x86_64');
+    real.destroy();
   });
 
   test('says what it is and what it can do', async () => {

@@ -100,10 +100,14 @@ describe('an answer that comes too late', () => {
       (request, say) => {
         if (request.execute === 'guest-sync-delimited') {
           held.push(request);
-          if (held.length === 2) peer.sync(held[0]!);
+          if (held.length !== 2) return;
+          peer.sync(held[0]!);
+          setTimeout(() => {
+            say('{"error": {"class": "GenericError", "desc": "JSON parse error, stray"}}\n');
+            peer.sync(held[1]!);
+          }, 100);
           return;
         }
-        peer.sync(held[1]!);
         say('{"return": "thawed"}\n');
       },
       { syncs: true },
