@@ -1,45 +1,53 @@
 /**
- * The main job of README: boots a stock Debian kernel in a VM of ours, runs commands in it through the console, and
- * says how to go on. Where KVM cannot run guest kernels, the lab gives a machine that can.
+ * The main job of README: builds a Debian on a disk, boots it in a VM of ours, runs commands in it through its guest
+ * agent, and says how to go on. Where KVM cannot run guest kernels, the lab gives a machine that can.
  */
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir } from 'node:fs/promises';
+import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { guestHost } from '../../test/lab/host.ts';
 import { canRunGuests } from '../../test/support/can-run-guests.ts';
 import { unpackAhead } from '../../test/support/unpack-ahead.ts';
 import { cacheRoot, packageRoot } from './cache.ts';
-import { buildInitramfs } from './initramfs.ts';
-import { kernelOf } from './kernel.ts';
+import { buildDebian } from './system.ts';
 
-const READY = 'tsvm: the guest is ready';
-const COMMANDS = ['uname -a', 'nproc', 'head -1 /proc/meminfo'];
-const BOOT_LIMIT_MS = 180_000;
-
-const INIT = `
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-mkdir -p /dev/pts && mount -t devpts devpts /dev/pts
-echo "${READY}"
-exec setsid cttyhack sh
-`;
+const AGENT = 'org.qemu.guest_agent.0';
+const COMMAND =
+  'uname -a; grep PRETTY /etc/os-release; nproc; free -m; lsblk; systemctl is-system-running --wait';
+const BOOT_LIMIT_MS = 480_000;
+const AGENT_LIMIT_S = 420;
 
 const say = (text: string): void => console.log(`==> ${text}`);
+const progress = (line: string): void => say(line.replace(/^./, (first) => first.toUpperCase()));
 
-say("Fetching Debian's stock cloud kernel");
-const kernel = await kernelOf('linux-image-cloud-amd64');
+say('Building a Debian 12 on a disk, or taking it from the cache');
+const debian = await buildDebian({ progress });
+// Once, on this machine: in the lab it would take many times longer.
+await unpackAhead(debian.kernel);
+
 const folder = join(cacheRoot(), 'quickstart');
 await mkdir(folder, { recursive: true });
-const vmlinuz = join(folder, 'vmlinuz');
-const initrd = join(folder, 'initrd');
-await copyFile(kernel.vmlinuz, vmlinuz);
-await writeFile(initrd, await buildInitramfs({ init: INIT }));
-
-// Once, on this machine: in the lab it would take many times longer.
-await unpackAhead(vmlinuz);
+// Names for people: those in the cache are checksums.
+const own = { kernel: join(folder, 'vmlinuz'), initrd: join(folder, 'initrd.img') };
+await copyFile(debian.kernel, own.kernel, constants.COPYFILE_FICLONE);
+await copyFile(debian.initrd, own.initrd, constants.COPYFILE_FICLONE);
+await unpackAhead(own.kernel);
 
 const tsvm = join(packageRoot(), 'dist/tsvm.js');
-const run = `run --kernel ${vmlinuz} --initrd ${initrd} --cpus 2 --mem 512M`;
+const short = (text: string): string => text.replaceAll(`${packageRoot()}/`, '');
+const machine = [
+  'run',
+  '--kernel',
+  own.kernel,
+  '--initrd',
+  own.initrd,
+  '--cpus',
+  '2',
+  '--mem',
+  '1G',
+  '--rng',
+];
+const cmdline = `${debian.cmdline} console=ttyS0`;
 
 say('Probing whether KVM here runs guest kernels');
 const direct = process.env['TSVM_LAB'] !== 'always' && (await canRunGuests());
@@ -48,43 +56,53 @@ if (!direct) {
     'It does not (`node dist/tsvm.js doctor` tells why): starting the lab, an emulated machine whose KVM does',
   );
 }
-const host = await guestHost({ canRunGuests: () => Promise.resolve(direct) });
+const host = await guestHost({ canRunGuests: () => Promise.resolve(direct), debian: true });
 try {
+  const disk = await host.debianDisk('quickstart.raw');
+  const socket = join(host.scratch, 'quickstart.sock');
+  const argv = [tsvm, ...machine, '--disk', disk, '--port', `${AGENT}=${socket}`, '--cmdline', cmdline];
   say(
-    `Booting Linux ${kernel.version} with 2 vCPUs and 512 MiB: tsvm ${run.replaceAll(packageRoot() + '/', '')}`,
+    `Booting Linux ${debian.kernelVersion} and systemd with 2 vCPUs and 1 GiB: tsvm ${short(argv.slice(1).join(' '))}`,
   );
   const start = performance.now();
-  let ready: number | undefined;
-  let output = '';
-  const { code, timedOut, stderr } = await host.exec(
-    ['node', tsvm, ...run.split(' '), '--cmdline', 'console=ttyS0 quiet', '--timings'],
-    {
-      stdin: [...COMMANDS, 'poweroff -f'].map((command) => `${command}\n`).join(''),
+  const vm = host.exec(['node', ...argv], {
+    timeoutMs: BOOT_LIMIT_MS,
+    collect: false,
+    onOutput: (chunk, stream) => void process[stream].write(chunk),
+  });
+  const agent = (args: readonly string[]) =>
+    host.exec(['node', tsvm, 'agent', '--wait', String(AGENT_LIMIT_S), socket, '--', ...args], {
       timeoutMs: BOOT_LIMIT_MS,
-      onOutput: (chunk, stream) => {
-        if (stream === 'stderr') return;
-        output += chunk.toString();
-        process.stdout.write(chunk);
-        if (output.includes(READY)) ready ??= performance.now();
-      },
-    },
-  );
+    });
+  const said = agent(['/bin/sh', '-c', COMMAND]);
+  const first = await Promise.race([said, vm]);
   console.log();
-  if (code !== 0 || ready === undefined) {
+  if (first.stdout === '') throw new Error(`the guest did not answer: ${first.stderr || 'tsvm has ended'}`);
+  say(
+    `The guest answered ${Math.round(performance.now() - start)} ms after tsvm was started: sh -c '${COMMAND}'`,
+  );
+  process.stdout.write(first.stdout);
+  if (first.code !== 0) throw new Error(`the command ended with ${first.code}: ${first.stderr}`);
+  say('Powering the guest off');
+  await agent(['systemctl', 'poweroff', '--no-block']);
+  const { code, timedOut } = await vm;
+  console.log();
+  if (code !== 0) {
     throw new Error(
-      timedOut ? `the guest was not done after ${BOOT_LIMIT_MS / 1000} s` : `tsvm ended with ${code}`,
+      timedOut ? `the guest was not off after ${BOOT_LIMIT_MS / 1000} s` : `tsvm ended with ${code}`,
     );
   }
-  say(`The guest was ready ${Math.round(ready - start)} ms after tsvm was started.`);
-  console.log(stderr.trim());
 } finally {
   await host.close();
 }
 
-const lab = direct ? '' : 'npm run lab -- ';
+const copy = direct ? join(short(folder), 'disk.raw') : '$TSVM_LAB_SCRATCH/debian.raw';
+if (direct) await copyFile(debian.disk, join(folder, 'disk.raw'), constants.COPYFILE_FICLONE);
+const again = `node dist/tsvm.js ${short(machine.join(' '))} --disk ${copy} --cmdline "${cmdline}"`;
 console.log(`
-Go on with a shell of your own in the guest (Ctrl-] q leaves, Ctrl-] ? helps):
-  ${lab}node dist/tsvm.js ${run.replaceAll(packageRoot() + '/', '')}
-Any kernel and initrd of yours will do; what else there is:
+Go on with a login of your own (user ${debian.login.user}, password ${debian.login.password}; Ctrl-] q leaves, Ctrl-] ? helps):
+  ${direct ? again : `npm run lab -- --debian '${again}'`}
+Any kernel, initrd and disk of yours will do; what else there is:
   node dist/tsvm.js run --help
+  node dist/tsvm.js agent --help
   node dist/tsvm.js doctor`);
