@@ -40,6 +40,8 @@ class Region implements RegionHandle {
   }
 
   lease(ms: number): void {
+    // As the addon refuses it.
+    if (!(ms >= 0 && ms * 1000 < 2 ** 32)) throw new RangeError(`a lease of ${ms} ms`);
     this.leasedUntil = ms === 0 ? 0 : this.#bus.clock() + ms;
   }
 

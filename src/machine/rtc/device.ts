@@ -186,7 +186,8 @@ export class Rtc {
       age = this.#now() - this.#latch!.at;
     }
     this.#show();
-    this.#registers.lease(LATCH_MS - age);
+    // The host's clock may have moved on since the latch was looked at, or been set.
+    this.#registers.lease(Math.min(Math.max(LATCH_MS - age, 0), LATCH_MS));
   }
 
   /** The time may read otherwise from now on. */

@@ -166,6 +166,16 @@ describe('Linux', () => {
     expect(bus.waits - before).toBe(3);
   });
 
+  it('reads the time also of a host whose clock runs on or is set while it is asked', () => {
+    const random = randomFrom(11);
+    // An hour at a time, either way: as a host that sleeps, or is set.
+    rtc.close();
+    bus = new FakeBus();
+    bus.clock = () => (now += (random(3) - 1) * 3_600_000);
+    rtc = new Rtc({ bus, irq, memory: 512 * MIB, now: bus.clock });
+    for (let i = 0; i < 200; i++) expect(bus.read('pio', 0x71, 1)).toBeLessThan(256);
+  });
+
   it('does not wait for memory sizes and control registers', () => {
     const before = bus.waits;
     for (const register of [0x0b, 0x0d, 0x0f, 0x15, 0x34]) guest.read(register);
