@@ -8,6 +8,9 @@ import { isLazy, viewOf, writeU64, type Header } from './header.ts';
 import type { HostFile } from './host-file.ts';
 import { Mutex, Tasks, type Task } from './task.ts';
 
+/** Rounds of what completes at once, before the event loop has its turn again. */
+const ROUNDS = 16;
+
 export type ImageOptions = {
   readonly cache: DiskCache;
   /** of the L2 cache, in bytes */
@@ -47,6 +50,7 @@ export class Image {
   syncs = 0;
   #running = false;
   #again = false;
+  #scheduled = false;
 
   /** "Lazy refcounts bit": refcounts go to the file when the image is closed, and are counted again after a crash */
   readonly lazy: boolean;
@@ -68,17 +72,25 @@ export class Image {
     this.freshFrom = file.grows ? this.end : Number.MAX_SAFE_INTEGER;
   }
 
-  /** Lets all go on that can, and hands what they queue to the host. */
+  /** Lets all go on that can, and hands what they queue to the host. Within a call of itself it returns at once. */
   run(): void {
     if (this.#running) {
       this.#again = true;
       return;
     }
     this.#running = true;
+    let rounds = 0;
     do this.#runOnce();
-    while (this.#again || this.tasks.ready);
+    while ((this.#again || this.tasks.ready) && ++rounds < ROUNDS);
     this.#running = false;
-    this.afterRun();
+    if (!this.#again && !this.tasks.ready) return;
+    // What the host completes at once could go on for ever: others have their turn.
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.run();
+    });
   }
 
   #runOnce(): void {
@@ -86,6 +98,7 @@ export class Image {
     this.tasks.run();
     this.io.submit();
     this.submitBacking();
+    this.afterRun();
   }
 
   /** Sees a task through on the event loop. */

@@ -188,9 +188,7 @@ export class Writer implements OperationHandler {
         const { host, length: size } = extent;
         const error = this.#refusal(host, size);
         if (error !== undefined) throw error;
-        const vector = new IoVector();
-        vector.addSlice(here.vector, here.start, size);
-        yield* this.#image.io.writeVector(host, vector);
+        yield* this.#image.io.writeVector(host, this.#sliceOf(here, size));
         at += size;
       } else at = yield* this.#writeNew(here, page, at, end);
     }
@@ -279,15 +277,14 @@ export class Writer implements OperationHandler {
     const { from, to, coveredFrom, coveredTo } = plan;
     const head = from - coveredFrom;
     const tail = coveredTo - to;
-    const vector = new IoVector();
-    if (head + tail === 0) {
-      vector.addSlice(source.vector, source.start, to - from);
-      yield* io.writeVector(plan.host, vector);
-    } else {
+    if (head + tail === 0) yield* io.writeVector(plan.host, this.#sliceOf(source, to - from));
+    else {
       const memory = yield* pool.acquire(head + tail);
       try {
         const hasHead = yield* this.#fetch(coveredFrom, head, memory, 0, plan.fresh);
         const hasTail = yield* this.#fetch(to, tail, memory, head, plan.fresh);
+        const vector = this.#slice;
+        vector.clear();
         if (hasHead) vector.add(memory.buffer, memory.offset, head);
         vector.addSlice(source.vector, source.start, to - from);
         if (hasTail) vector.add(memory.buffer, memory.offset + head, tail);
@@ -297,6 +294,13 @@ export class Writer implements OperationHandler {
       }
     }
     this.#link(yield* this.#mapping.pageForWrite(from), plan);
+  }
+
+  /** Good until anything else is queued: the ring has its own copy then. */
+  #sliceOf({ vector, start }: Source, length: number): IoVector {
+    this.#slice.clear();
+    this.#slice.addSlice(vector, start, length);
+    return this.#slice;
   }
 
   /**
