@@ -43,7 +43,9 @@ export const FIO = 'fio on the host';
 function figures(load: Workload, peer: string, ours: boolean): Figure[] {
   if (isSequential(load)) {
     const rate = (sample: Sample): number => (sample.rate * load.size) / 1e6;
-    return [{ name: 'MB/s', of: rate, ...(peer === FIO && ours && { goal: FIO_GOAL }) }];
+    return [
+      { name: 'MB/s', of: rate, ...(peer === FIO && ours && load.op === 'read' && { goal: FIO_GOAL }) },
+    ];
   }
   const rate: Figure = {
     name: 'ops/s',
