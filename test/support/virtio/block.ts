@@ -82,6 +82,9 @@ export function content(sector: number, length: number): Uint8Array {
   return bytes;
 }
 
+/** The untouched disk, which nearly every test begins with. */
+const fresh = new Map<number, Uint8Array>();
+
 export type BlockFixtureOptions = Partial<Omit<BlockOptions, 'disk' | 'buffers'>> & {
   readonly engine?: IoEngine;
   readonly cache?: DiskCache;
@@ -109,7 +112,11 @@ export function blockFixture(options: BlockFixtureOptions = {}): BlockFixture {
   const { engine, cache = 'writeback', readOnly = false, size = 1 << 18, polls = false, ...rest } = options;
   const folder = mkdtempSync(join(tmpdir(), 'tsvm-block-'));
   const path = options.path ?? join(folder, 'disk.raw');
-  if (options.path === undefined) writeFileSync(path, content(0, size));
+  if (options.path === undefined) {
+    const bytes = fresh.get(size) ?? content(0, size);
+    fresh.set(size, bytes);
+    writeFileSync(path, bytes);
+  }
   const ring = new IoRing(engine === undefined ? {} : { engine });
   const disk = openRaw(ring, path, { readOnly, cache });
   const lines: string[] = [];
