@@ -8,6 +8,8 @@ import type { IoRing } from '../../kvm/io-ring.ts';
 import { StorageError, type Disk } from '../disk.ts';
 import { openRaw } from '../raw.ts';
 import { changeOf } from './backing-stamp.ts';
+import { checkImage } from './check.ts';
+import { INCOMPATIBLE } from './format.ts';
 import type { Header } from './header.ts';
 import { openError, RingFile } from './host-file.ts';
 import { openImage, readHeader, type OpenImageOptions } from './open.ts';
@@ -54,10 +56,25 @@ export async function openQcow2(ring: IoRing, options: OpenQcow2Options): Promis
           ? openRaw(ring, layerPath, { readOnly: true, cache: 'writeback' })
           : await openImage(new RingFile(ring, layerPath, true), below, { ...options, cache: 'writeback' });
     }
+    if (!readOnly) await countAgain(ring, layers[0]!, options);
     return await openImage(new RingFile(ring, path, readOnly), below, options);
   } catch (error) {
     await below?.close();
     throw error;
+  }
+}
+
+/**
+ * "Dirty bit": the image has lazy refcounts and was not closed. Its refcounts are counted anew, as the format has it.
+ */
+async function countAgain(ring: IoRing, { path, header }: Layer, options: OpenQcow2Options): Promise<void> {
+  if (header === undefined || (header.incompatible & INCOMPATIBLE.dirty) === 0) return;
+  options.log?.(`${path}: the image was not closed: its refcounts are counted anew`);
+  const file = new RingFile(ring, path, false);
+  try {
+    await checkImage(file, { repair: 'all' });
+  } finally {
+    file.close();
   }
 }
 

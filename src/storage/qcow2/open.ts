@@ -20,6 +20,7 @@ import { Writer } from './writer.ts';
 import { Zeroer } from './zeroer.ts';
 
 export type OpenImageOptions = {
+  /** `none` goes through the page cache too, as `writeback`: tables and guest data share the file. Default that */
   readonly cache?: DiskCache;
   /** limit of the L2 cache, in bytes; default 32 MiB, which maps 256 GiB with clusters of 64 KiB */
   readonly cacheSize?: number;

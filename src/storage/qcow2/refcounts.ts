@@ -13,6 +13,7 @@ export type NewClusters = ClusterRun & { readonly fresh: boolean };
 
 /** Largest host offset that the tables can hold (bits 9 to 55) and that is exact as a number. */
 const MAX_OFFSET = Number.MAX_SAFE_INTEGER / 2;
+/** Enough to count 128 GiB with clusters of 64 KiB. */
 const CACHE_BYTES = 4 * 2 ** 20;
 
 /**
@@ -41,7 +42,8 @@ export class Refcounts {
     const { pageSize, refcountBits, clusterSize } = image.geometry;
     this.#pageEntries = (pageSize * 8) / refcountBits;
     this.#full = new Uint8Array((table.length * clusterSize) / pageSize);
-    this.cache = new TableCache(image.io, image.tasks, image.pool, pageSize, CACHE_BYTES, () => this.write());
+    const limit = Math.min(CACHE_BYTES, image.options.cacheSize);
+    this.cache = new TableCache(image.io, image.tasks, image.pool, pageSize, limit, () => this.write());
   }
 
   /**

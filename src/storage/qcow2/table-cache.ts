@@ -256,8 +256,9 @@ export class TableCache {
         return page;
       }
     }
-    // Those who wait for a page must find it: with more requests at a time than pages, there are more pages.
-    return busy ? this.#grow() : undefined;
+    // Those who wait for a page must find it: with more requests at a time than pages, there are more pages. So
+    // there are where nothing can be cleaned, all being on its way to the file.
+    return busy || this.dirty.size === 0 ? this.#grow() : undefined;
   }
 
   #grow(): Page {

@@ -28,6 +28,12 @@ export const qemuImg = (...args: string[]): string => run('qemu-img', args);
 export const qemuIo = (path: string, ...commands: string[]): string =>
   run('qemu-io', ['-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), path]);
 
+/** As {@link qemuIo}, and then dies without closing the image. */
+export function qemuIoAborted(path: string, ...commands: string[]): void {
+  const args = [...commands, 'abort'].flatMap((command) => ['-c', command]);
+  spawnSync('qemu-io', ['-f', 'qcow2', ...args, path], { cwd: tmpdir() });
+}
+
 export type QemuCheck = {
   readonly leaks?: number;
   readonly corruptions?: number;

@@ -7,7 +7,14 @@ import { openDisk } from '../../../src/storage/open.ts';
 import { createQcow2, type CreateOptions } from '../../../src/storage/qcow2/create.ts';
 import { Random } from '../../fuzz/random.ts';
 import { DiskUser } from '../../support/disk-user.ts';
-import { noQemuTools, qemuCheck, qemuImg, qemuIo, temporaryFolder } from '../../support/storage/qemu-img.ts';
+import {
+  noQemuTools,
+  qemuCheck,
+  qemuImg,
+  qemuIo,
+  qemuIoAborted,
+  temporaryFolder,
+} from '../../support/storage/qemu-img.ts';
 
 const MIB = 2 ** 20;
 
@@ -114,6 +121,21 @@ describe.skipIf(noQemuTools !== undefined)('an image by qemu-img', () => {
     expect(qemuCheck(path)).not.toHaveProperty('leaks');
     qemuImg('convert', '-O', 'raw', path, folder.file('a.raw'));
     expect(isSame(readFileSync(folder.file('a.raw')).subarray(1.5 * MIB, 2.5 * MIB), bytes)).toBe(true);
+  });
+
+  test('with lazy refcounts that was not closed is counted anew, and takes writes', async () => {
+    const path = folder.file('a.qcow2');
+    qemuImg('create', '-f', 'qcow2', '-o', 'lazy_refcounts=on', path, '4M');
+    qemuIoAborted(path, 'write -P 7 0 1M', 'flush');
+    expect(qemuCheck(path).corruptions).toBeGreaterThan(0);
+    const lines: string[] = [];
+    const disk = await openDisk(ring, { path, format: 'qcow2', log: (line) => lines.push(line) });
+    const user = new DiskUser(ring, disk);
+    await user.write(2 * MIB, new Uint8Array(MIB).fill(8));
+    await disk.close();
+    expect(lines).toEqual([expect.stringMatching(/counted anew/)]);
+    expect(qemuCheck(path)).not.toHaveProperty('corruptions');
+    qemuIo(path, 'read -P 7 0 1M', 'read -P 8 2M 1M');
   });
 
   test('with zero clusters and discarded ones reads as zeros there', async () => {
