@@ -47,6 +47,7 @@ function run({ name, command, args, env }) {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let output = '';
+    let errors = '';
     let init;
     const timer = setTimeout(() => child.kill('SIGKILL'), limitMs);
     const take = (chunk) => {
@@ -54,21 +55,26 @@ function run({ name, command, args, env }) {
       if (init === undefined && output.includes(marker)) {
         init = now();
         // It has told what it was started for; QEMU's microvm would not end by itself.
-        setTimeout(() => child.kill('SIGKILL'), 50);
+        setTimeout(() => child.kill('SIGTERM'), 50);
       }
     };
     child.stdout.on('data', take);
-    child.stderr.on('data', take);
+    child.stderr.on('data', (chunk) => {
+      errors += chunk;
+      take(chunk);
+    });
     child.on('error', (error) => (output += String(error)));
     child.on('close', () => {
       clearTimeout(timer);
       const entry = traced ? readTrace() : null;
+      const stats = /^device +reads[\s\S]*/m.exec(errors)?.[0].trimEnd();
       resolve({
         name,
         ok: init !== undefined,
         init: init === undefined ? null : init - start,
         entry: entry === null ? null : entry - start,
         ...(init === undefined && { tail: output.slice(-2000) }),
+        ...(stats !== undefined && { stats }),
       });
     });
   });

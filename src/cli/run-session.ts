@@ -7,6 +7,7 @@ import { ConsoleOutput } from './console-output.ts';
 import { errorMessage } from './errors.ts';
 import { type ConsoleCommand, escapeHelp } from './escape.ts';
 import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.ts';
+import { formatStats } from './run-stats.ts';
 import { enterRawMode, type InputStream, type ProcessEvents, type RawMode } from './terminal.ts';
 
 /** How long a VM may take to stop, and a reader to take the last output after that, in milliseconds. */
@@ -29,6 +30,8 @@ export type SessionRequest = {
   readonly timeout?: number;
   /** tell at the end how long the start took */
   readonly timings?: boolean;
+  /** tell at the end what the guest has accessed */
+  readonly stats?: boolean;
 };
 
 /** What a session has of its process. */
@@ -139,6 +142,7 @@ class Session {
     if (left) this.#sayLeave(end, vm);
     else this.#sayExit(end);
     if (this.#request.timings === true) this.#sayTimings(vm);
+    if (this.#request.stats === true) this.#print(formatStats(vm));
     return left ? end.code : exitCodeOf(end.reason);
   }
 

@@ -24,6 +24,7 @@ type RunFlags = {
   readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
   readonly timings?: true;
+  readonly stats?: true;
   readonly reboot: boolean;
   readonly unpackKernel: boolean;
 };
@@ -124,14 +125,19 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('--unpack-kernel', 'unpack a packed kernel on the host, once, and keep it', true)
     .option('--no-unpack-kernel', 'let the guest unpack its kernel itself')
     .option('--timings', 'tell on standard error how long the start took')
+    .option(
+      '--stats',
+      "tell on standard error at the end of the guest's accesses to devices, and of its exits",
+    )
     .addHelpText('after', CONSOLE_HELP)
     .action(async (flags: RunFlags) => {
       const { runSession } = await import('./run-session.ts');
-      const { timeout, timings = false } = flags;
+      const { timeout, timings = false, stats = false } = flags;
       const request = {
         start,
         options: vmOptions(flags),
         timings,
+        stats,
         ...(timeout !== undefined && { timeout }),
       };
       done(
