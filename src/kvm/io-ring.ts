@@ -52,7 +52,7 @@ const PIECES = 8192;
  * Bytes of one native call, but for a single request of more. What the page cache answers is copied within the call:
  * nothing else happens meanwhile, and nobody hears of what is complete before its end.
  */
-const SLICE = 1024 * 1024;
+const SLICE = 4 * 1024 * 1024;
 /** Batches that follow one another from what completes at once, before the event loop has its turn again. */
 const ROUNDS = 16;
 
