@@ -85,7 +85,7 @@ export function content(sector: number, length: number): Uint8Array {
 /** The untouched disk, which nearly every test begins with. */
 const fresh = new Map<number, Uint8Array>();
 
-export type BlockFixtureOptions = Partial<Omit<BlockOptions, 'disk' | 'buffers'>> & {
+export type BlockFixtureOptions = Partial<Omit<BlockOptions, 'disk' | 'buffers' | 'reap'>> & {
   readonly engine?: IoEngine;
   readonly cache?: DiskCache;
   readonly readOnly?: boolean;
@@ -94,7 +94,6 @@ export type BlockFixtureOptions = Partial<Omit<BlockOptions, 'disk' | 'buffers'>
   /** default a new file with {@link content} */
   readonly path?: string;
   /** whether completions are polled for too; default not */
-  readonly reap?: never;
   readonly polls?: boolean;
 };
 
