@@ -93,8 +93,8 @@ export function encodeControl({ port, event, value }: ControlMessage, payload: U
 }
 
 /**
- * What follows RESIZE: columns, then rows. Linux took them the other way round until it was mended in 6.16 and in the
- * long-term kernels of January 2026.
+ * What follows RESIZE: columns, then rows. Linux took them the other way round until 2025; its long-term kernels were
+ * mended in January 2026.
  */
 export function encodeSize(columns: number, rows: number): Uint8Array {
   return Uint8Array.of(columns, columns >>> 8, rows, rows >>> 8);
