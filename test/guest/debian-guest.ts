@@ -20,7 +20,8 @@ export type DebianOptions = {
 
 const AGENT_PORT = 'org.qemu.guest_agent.0';
 const RUN_LIMIT_MS = 900_000;
-const STEP_LIMIT_MS = 240_000;
+/** A boot in an emulated host on a busy machine takes minutes. */
+const STEP_LIMIT_MS = 480_000;
 const TAIL = 3000;
 
 /** A Debian with systemd that boots from its disk, through the command line as a user does it. */

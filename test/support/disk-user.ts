@@ -1,6 +1,6 @@
 import { IoVector } from '../../src/kvm/io-vector.ts';
 import type { IoRing } from '../../src/kvm/io-ring.ts';
-import { DISK_OPERATION, type Disk, type DiskOperation, type DiskRequest } from '../../src/storage/disk.ts';
+import { DISK_OPERATION, type Disk, type DiskRequest } from '../../src/storage/disk.ts';
 
 type Request = DiskRequest & { readonly done: (error: number) => void };
 
