@@ -39,7 +39,7 @@ test(
       const theirs = qemuCheck(path);
       expect(theirs, `seed ${each}`).not.toHaveProperty('corruptions');
       // QEMU does not look at counts of clusters behind the end of the file.
-    expect(own.leaks, `seed ${each}`).toBeGreaterThanOrEqual(theirs.leaks ?? 0);
+      expect(own.leaks, `seed ${each}`).toBeGreaterThanOrEqual(theirs.leaks ?? 0);
       await checkImage(file, { repair: each % 2 === 0 ? 'leaks' : 'all' });
       file.save(path);
       expect(qemuCheck(path), `seed ${each}, repaired`).not.toHaveProperty('leaks');
