@@ -34,7 +34,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 300_000,
           fileParallelism: false,
-          globalSetup: ['test/lab/global-setup.ts'],
+          globalSetup: ['test/guest/global-setup.ts', 'test/lab/global-setup.ts'],
         },
       },
       {
@@ -45,7 +45,7 @@ export default defineConfig({
           testTimeout: 7_200_000,
           hookTimeout: 300_000,
           fileParallelism: false,
-          globalSetup: ['test/lab/global-setup.ts'],
+          globalSetup: ['test/guest/global-setup.ts', 'test/lab/global-setup.ts'],
         },
       },
     ],
