@@ -8,6 +8,7 @@ import {
   newestPackages,
   parsePackageList,
   type PackageFile,
+  type PackageVersion,
 } from './archive.ts';
 import { assemble } from './assemble.ts';
 import { debianCache, DebianError, temporaryName, withLock, writeAtomically } from './cache.ts';
@@ -57,8 +58,8 @@ export type DebianSystem = {
 export async function buildDebian(options: DebianSystemOptions = {}): Promise<DebianSystem> {
   const recipe = await makeRecipe(options);
   const progress = options.progress ?? ((line: string) => process.stderr.write(`tsvm: ${line}\n`));
-  const list = options.versions === undefined ? undefined : await readFile(options.versions, 'utf8');
-  const versions = list === undefined ? undefined : parsePackageList(list, options.versions!);
+  const versions =
+    options.versions === undefined ? undefined : await readVersions(options.versions, recipe.packages);
   const pinned = versions === undefined ? '' : `-${digest(formatPackageList(versions))}`;
   const index = join(imagesDir(), `${recipe.checksum.slice(0, 32)}${pinned}.json`);
 
@@ -84,6 +85,20 @@ export async function buildDebian(options: DebianSystemOptions = {}): Promise<De
     }
     return describe(folder);
   });
+}
+
+/** A list of packages with their versions, which must have all those that the recipe names. */
+async function readVersions(file: string, needed: readonly string[]): Promise<PackageVersion[]> {
+  const text = await readFile(file, 'utf8').catch((error: unknown) => {
+    throw new DebianError(
+      `cannot read the list of versions: ${error instanceof Error ? error.message : file}`,
+    );
+  });
+  const versions = parsePackageList(text, file);
+  const names = new Set(versions.map(({ name }) => name));
+  const lacking = needed.filter((name) => !names.has(name));
+  if (lacking.length > 0) throw new DebianError(`${file} has no version of ${lacking.join(', ')}`);
+  return versions;
 }
 
 async function build(
