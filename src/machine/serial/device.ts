@@ -45,16 +45,14 @@ export type SerialOptions = {
 /**
  * A 16550A UART without a baud rate, connected to a ready null modem: CTS, DSR and DCD are always on.
  *
- * What makes the guest wait is chosen for output, polled and by interrupts, which never do:
- * - LSR is a plain shadow. It is always right, because what can clear its data bit is trapped (RBR reads, FCR
- *   writes), and THRE and TEMT are always set. The price: the device does not see LSR reads, so an overrun is
+ * What makes the guest wait is chosen for the polled console, LSR reads and THR writes, which never do:
+ * - LSR is a plain shadow. It is always right, because all that can clear its bits is trapped (RBR and IIR reads,
+ *   FCR writes), and THRE and TEMT are always set. The price: the device does not see LSR reads, so an overrun is
  *   cleared by the next read of RBR, or of IIR after it was identified there.
- * - IIR and MSR are taken: a read of IIR clears the transmitter's interrupt and one of MSR its change bits on the
- *   spot, and the device hears of it afterwards. What it would show next waits until then, with a new edge of the
- *   interrupt line, so that none is lost between the two.
- * - RBR reads empty the FIFO: trapped.
- * - IER, LCR, MCR, SCR and the divisor latch are read back by probes after a posted write: ordered, behind writes of
- *   this port but for THR, as IIR and MSR are.
+ * - RBR and IIR reads have side effects that must match the value returned exactly, or an interrupt is lost
+ *   between the two: trapped.
+ * - IER, LCR, MCR, SCR and the divisor latch are read back by probes after a posted write: ordered. So is MSR,
+ *   whose change bits come from MCR writes alone, so that consuming them late loses none.
  */
 export class Serial {
   readonly #name: string;
@@ -89,8 +87,6 @@ export class Serial {
   #transmitting = false;
   /** IIR reads in a row that reported something */
   #reports = 0;
-  /** The guest has taken an interrupt out of IIR: the next one needs an edge of its own. */
-  #identified = false;
   #scheduled = false;
   #quiet: NodeJS.Timeout | undefined;
   #closed = false;
@@ -104,12 +100,13 @@ export class Serial {
       space: 'pio',
       base,
       size: REGISTER_COUNT,
-      reads: ['trap', 'ordered', 'take', 'ordered', 'ordered', 'shadow', 'take', 'ordered'],
-      writes: ['stream', 'posted', 'trap', 'posted', 'posted', 'ignore', 'ignore', 'posted'],
-      order: 'own',
+      reads: ['trap', 'ordered', 'trap', 'ordered', 'ordered', 'shadow', 'consume', 'ordered'],
+      writes: ['posted', 'posted', 'trap', 'posted', 'posted', 'ignore', 'ignore', 'posted'],
       read: (offset, size) => this.#read(offset, size),
       write: (offset, size, value) => this.#write(offset, size, value),
-      consumed: (offset, _size, value) => this.#consumed(offset, value),
+      consumed: (offset, size) => {
+        if (offset <= REG.msr && offset + size > REG.msr) this.#clearModemDelta();
+      },
     });
     this.#update();
   }
@@ -202,25 +199,16 @@ export class Serial {
     switch (register) {
       case REG.data:
         return this.#lcr & LCR.dlab ? this.#divisor & 0xff : this.#readReceived();
-      // with a neighbour in one access: as if they were taken
       case REG.iirFcr:
+        return this.#identify();
       case REG.msr: {
-        if (this.#reports < BUSY_LIMIT) this.#advance();
-        const value = register === REG.msr ? this.#modemStatus() : this.#interruptIdentity(this.#source());
-        this.#consumed(register, value);
-        this.#progress();
-        return value;
+        const msr = this.#region.shadow[REG.msr]!;
+        this.#clearModemDelta();
+        return msr;
       }
       default:
         return this.#region.shadow[register] ?? 0xff;
     }
-  }
-
-  /** The guest has read IIR or MSR, and this is what it got. */
-  #consumed(register: number, value: number): void {
-    if (register === REG.msr) this.#modemDelta &= ~value;
-    else this.#identify(value & IIR.source);
-    this.#schedule();
   }
 
   #write(offset: number, size: AccessSize, value: number): void {
@@ -317,8 +305,10 @@ export class Serial {
     );
   }
 
-  #modemStatus(): number {
-    return this.#modemLines() | this.#modemDelta;
+  #clearModemDelta(): void {
+    if (this.#modemDelta === 0) return;
+    this.#modemDelta = 0;
+    this.#update();
   }
 
   #receive(value: number): void {
@@ -340,27 +330,25 @@ export class Serial {
     return value;
   }
 
-  /** What a read of IIR does that named this interrupt: the transmitter's is cleared by it. */
-  #identify(source: number): void {
+  /** A read of IIR: names the most urgent interrupt and, where it is the transmitter's, clears it. */
+  #identify(): number {
     if (this.#overrun === 'identified') this.#overrun = 'none';
-    this.#reports = source === IIR.none ? 0 : this.#reports + 1;
+    if (this.#reports < BUSY_LIMIT) this.#advance();
+    const source = this.#source();
+    if (source === IIR.none) {
+      this.#reports = 0;
+      this.#schedule();
+    } else {
+      this.#reports++;
+    }
     if (source === IIR.thre) this.#threPending = false;
     if (source === IIR.rls) this.#overrun = 'identified';
-    // Reception stays until RBR is read, and so does its line.
-    if (source === IIR.thre || source === IIR.rls || source === IIR.modem) this.#identified = true;
-  }
-
-  #interruptIdentity(source: number): number {
+    this.#update();
     return source | (this.#fcr & FCR.enable ? IIR.fifosEnabled : 0);
   }
 
-  /** The most urgent interrupt. */
   #source(): number {
-    if (this.#ier & IER.rls && this.#overrun === 'pending') return IIR.rls;
-    return this.#sourceBelowErrors();
-  }
-
-  #sourceBelowErrors(): number {
+    if (this.#ier & IER.rls && this.#overrun !== 'none') return IIR.rls;
     if (this.#ier & IER.rda && this.#received.length > 0) {
       // The character timeout passes at once: nothing says when the host will send more.
       const full = this.#received.length >= TRIGGER_LEVELS[this.#fcr >>> 6]!;
@@ -422,12 +410,8 @@ export class Serial {
       this.#scheduled = false;
       if (this.#closed) return;
       this.#flush();
-      if (this.#reports < BUSY_LIMIT) {
-        this.#progress();
-        return;
-      }
-      this.#update();
-      this.#quiet ??= setTimeout(() => this.#endQuiet(), QUIET_MS).unref();
+      if (this.#reports < BUSY_LIMIT) this.#progress();
+      else this.#quiet ??= setTimeout(() => this.#endQuiet(), QUIET_MS).unref();
     });
   }
 
@@ -456,24 +440,10 @@ export class Serial {
       LSR.temt |
       (this.#received.length > 0 ? LSR.dataReady : 0) |
       (this.#overrun === 'none' ? 0 : LSR.overrun);
+    shadow[REG.msr] = this.#modemLines() | this.#modemDelta;
     shadow[REG.scr] = this.#scr;
-    this.#region.offer(REG.msr, this.#modemStatus(), this.#modemLines());
-    const source = this.#source();
-    this.#region.offer(
-      REG.iirFcr,
-      this.#interruptIdentity(source),
-      this.#interruptIdentity(this.#left(source)),
-    );
     // The PC gates the interrupt with OUT2, which like all outputs is off in loopback (data sheet, 8.7).
     const open = (this.#mcr & (MCR.out2 | MCR.loop)) === MCR.out2;
-    if (this.#identified) this.#irq.set(false);
-    this.#identified = false;
-    this.#irq.set(open && source !== IIR.none);
-  }
-
-  /** What IIR shows after a read that named `source`, until the device has heard of that. */
-  #left(source: number): number {
-    const reception = source === IIR.rls ? this.#sourceBelowErrors() : source;
-    return reception === IIR.rda || reception === IIR.timeout ? reception : IIR.none;
+    this.#irq.set(open && this.#source() !== IIR.none);
   }
 }

@@ -16,8 +16,6 @@ export const IIR = {
   thre: 0x02,
   modem: 0x00,
   none: 0x01,
-  /** bits 3-0 */
-  source: 0x0f,
   /** both set while the FIFOs are enabled */
   fifosEnabled: 0xc0,
 } as const;
