@@ -20,10 +20,10 @@ export const PAGE = 4096;
 export const QUEUE = { inflate: 0, deflate: 1, statistics: 2, hint: 3, reporting: 4 } as const;
 
 /**
- * Entries of each queue. Linux reports up to 32 ranges at once, on the fourth queue or the fifth, and gives the whole
- * device up where the queue has less room.
+ * Entries of each queue. Linux reports 32 ranges at once and gives the whole device up where the queue has less room,
+ * and each of the last three may be the reporting queue.
  */
-export const QUEUE_SIZES: readonly number[] = [128, 128, 16, 128, 128];
+export const QUEUE_SIZES: readonly number[] = [128, 128, 128, 128, 128];
 
 /**
  * The reporting queue. By the specification it is number 4, whether queues before it exist or not; Linux (but for a

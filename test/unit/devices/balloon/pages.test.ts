@@ -192,6 +192,8 @@ describe('free page reporting', () => {
     drive(balloon, { without: [...without, BALLOON_F.pagePoison], queues });
     await report(balloon, balloon.rig.queue(index), pages);
     expect(balloon.rig.machine.reclaim.calls).toEqual([[[...pages]]]);
+    // what Linux asks of it
+    expect(balloon.device.queueSizes[index]).toBeGreaterThanOrEqual(32);
   });
 
   test('is not offered where it is not wanted', () => {
