@@ -29,6 +29,8 @@ export const FRAME = {
   stop: 11,
   /** client, with command 0: asks for the end of the console; owner: payload is that */
   console: 12,
+  /** host, with command 0: nothing; its coming is an interrupt */
+  nudge: 13,
 } as const;
 
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
