@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
+import { expect } from 'vitest';
 import { buildDebian } from '../../images/debian/system.ts';
 import type { ExecResult } from '../lab/commands.ts';
 import type { GuestHost } from '../lab/host.ts';
@@ -23,6 +24,8 @@ const RUN_LIMIT_MS = 900_000;
 /** A boot in an emulated host on a busy machine takes minutes. */
 const STEP_LIMIT_MS = 480_000;
 const TAIL = 3000;
+/** What a healthy boot has nothing of. */
+const DEVICE_WARNINGS = /virtio|pci|acpi|\bvd[a-z]\b|hvc|balloon|I\/O error/i;
 
 /** A Debian with systemd that boots from its disk, through the command line as a user does it. */
 export class DebianGuest {
@@ -141,6 +144,14 @@ export class DebianGuest {
     if (code !== 0)
       throw new Error(`${line}: status ${code}: ${stdout}${stderr}\n${this.output.slice(-TAIL)}`);
     return stdout;
+  }
+
+  /** Everything that a boot has to have come to, whatever the transport. */
+  async expectHealthy(): Promise<void> {
+    expect((await this.run('systemctl is-system-running --wait')).stdout.trim()).toBe('running');
+    expect(await this.say('systemctl --failed --no-legend')).toBe('');
+    const warnings = (await this.say('dmesg --level=emerg,alert,crit,err,warn')).split('\n');
+    expect(warnings.filter((line) => DEVICE_WARNINGS.test(line))).toEqual([]);
   }
 
   /** Asks the guest to power off, and returns how tsvm ended. */
