@@ -10,6 +10,7 @@
         'native/channel.cc',
         'native/error.cc',
         'native/event_fd.cc',
+        'native/host_file.cc',
         'native/io_request.cc',
         'native/io_ring.cc',
         'native/kvm.cc',

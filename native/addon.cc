@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "event_fd.h"
+#include "host_file.h"
 #include "io_ring.h"
 #include "kvm.h"
 #include "memory.h"
@@ -41,6 +42,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Timer::Define(env, exports);
   Memory::Define(env, exports);
   IoRing::Define(env, exports);
+  DefineHostFile(env, exports);
   Kvm::Define(env, exports);
   Vm::Define(env, exports);
   Vcpu::Define(env, exports);

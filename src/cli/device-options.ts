@@ -42,7 +42,7 @@ function serial(value: string): string {
 }
 
 const DISK_KEYS = {
-  format: oneOf('raw'),
+  format: oneOf('raw', 'qcow2'),
   ro: switched,
   cache: oneOf('writeback', 'none', 'unsafe'),
   serial,
@@ -50,6 +50,7 @@ const DISK_KEYS = {
   queues: count(1, 16),
   bps: (value: string) => parseSize(value),
   iops: count(1, 100_000_000),
+  'trust-backing': switched,
 } as const;
 
 const BALLOON_KEYS = {
@@ -106,10 +107,11 @@ function read<Keys extends Readonly<Record<string, Parser<unknown>>>>(
   return values as Values<Keys>;
 }
 
-/** A disk: `FILE[,format=raw][,ro][,cache=writeback|none|unsafe][,serial=TEXT]…` */
+/** A disk: `FILE[,format=raw|qcow2][,ro][,cache=writeback|none|unsafe][,serial=TEXT]…` */
 export function parseDisk(text: string): DiskOptions {
   const [path = '', ...words] = split(text);
-  if (path === '') throw new RangeError('a disk needs a file: FILE[,format=raw][,ro][,cache=…][,serial=…]');
+  if (path === '')
+    throw new RangeError('a disk needs a file: FILE[,format=raw|qcow2][,ro][,cache=…][,serial=…]');
   const {
     format,
     ro,
@@ -119,13 +121,15 @@ export function parseDisk(text: string): DiskOptions {
     queues,
     bps,
     iops,
+    'trust-backing': trusted,
   } = read(words, DISK_KEYS);
   if (blockSize !== undefined && blockSize !== 512 && blockSize !== 4096) {
     throw new RangeError('block-size: 512 or 4096');
   }
   return {
     path,
-    format: format ?? 'raw',
+    ...(format !== undefined && { format }),
+    ...(trusted !== undefined && { backing: { trusted } }),
     ...(ro !== undefined && { readOnly: ro }),
     ...(cache !== undefined && { cache }),
     ...(id !== undefined && { serial: id }),

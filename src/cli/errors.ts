@@ -28,8 +28,13 @@ function systemMessage(error: Error): string | undefined {
   return why === undefined ? undefined : `${syscall} failed on ${on}: ${why}`;
 }
 
+/** Text from files and guests as a terminal may have it: without control characters. */
+export function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
+
 function oneLine(text: string): string {
-  return text.trim().replace(/\s*\n\s*/g, '; ');
+  return printable(text.trim().replace(/\s*\n\s*/g, '; '));
 }
 
 /** What went wrong, in one line, with the causes that the message does not tell itself. */

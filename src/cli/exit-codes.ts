@@ -18,13 +18,16 @@ export const EXIT = {
   terminated: 143,
 } as const;
 
+/** Of `tsvm disk check`, as of `qemu-img check`; they mean other things with other commands. */
+export const CHECK_EXIT = { clean: 0, errors: 2, leaks: 3 } as const;
+
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
 const MEANINGS: readonly (readonly [ExitCode, string])[] = [
   [EXIT.ok, 'success; run: the guest powered itself off'],
   [EXIT.failed, 'tsvm could not do it; doctor: this machine cannot run guests'],
-  [EXIT.usage, 'wrong usage'],
-  [EXIT.crashed, 'the guest crashed: panic, triple fault, KVM error'],
+  [EXIT.usage, 'wrong usage; disk check: there are errors'],
+  [EXIT.crashed, 'the guest crashed: panic, triple fault, KVM error; disk check: there are leaks only'],
   [EXIT.reboot, 'the guest asked for a reboot and --no-reboot was given'],
   [EXIT.timeout, 'the time of --timeout was over'],
   [EXIT.hangup, 'the terminal is gone (SIGHUP)'],

@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 
 import { addAgent } from './agent.ts';
+import { addDisk } from './disk/disk.ts';
 import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
 import { EXIT, exitCodeHelp } from './exit-codes.ts';
@@ -12,6 +13,7 @@ import { exampleHelp } from './verb.ts';
 const EXAMPLES = [
   'tsvm doctor                                         check this machine',
   'tsvm run --kernel vmlinuz --initrd initrd.img       boot a kernel; Ctrl-] q leaves it',
+  'tsvm disk create debian.qcow2 20G                   make a disk image',
   'tsvm run --help                                     all options of a command',
 ];
 
@@ -39,6 +41,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
   };
   addRun(program, done);
   addAgent(program, done);
+  addDisk(program, done);
   addDoctor(program, done);
   addVersion(program, done);
   try {
@@ -51,7 +54,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
     if (error.exitCode === 0) return { code: EXIT.ok, debug };
     // Called without a verb, commander has printed the help.
     if (error.code === 'commander.help') return { code: EXIT.usage, debug };
-    return { code: EXIT.usage, debug, error: usageError(error, args) };
+    return { code: EXIT.usage, debug, error: usageError(program, error, args) };
   }
 }
 
@@ -61,13 +64,18 @@ function isUsage(error: unknown): boolean {
   return error instanceof Error && 'code' in error && error.code === 'EOPTION';
 }
 
+/** Names of the command, and of those within it, that `args` begins with. */
+function commandPath(command: Command, args: readonly string[]): string {
+  const next = command.commands.find((each) => each.name() === args[0]);
+  return next === undefined ? command.name() : `${command.name()} ${commandPath(next, args.slice(1))}`;
+}
+
 /** Commander's message, with its suggestion as the hint. */
-function usageError(error: CommanderError, args: readonly string[]): UsageError {
+function usageError(program: Command, error: CommanderError, args: readonly string[]): UsageError {
   const [message = '', suggestion] = error.message
     .replace(/^error: /, '')
     .replace(' is invalid. ', ' is invalid: ')
     .split(/\n\(?/);
   const didYouMean = suggestion?.replace(/^Did you mean (.*?)\?\)?$/, 'did you mean $1?');
-  const verb = args[0] !== undefined && /^[a-z]+$/.test(args[0]) && error.code !== 'commander.unknownCommand';
-  return new UsageError(message, didYouMean ?? `see 'tsvm ${verb ? `${args[0]} ` : ''}--help'`);
+  return new UsageError(message, didYouMean ?? `see '${commandPath(program, args)} --help'`);
 }

@@ -36,6 +36,7 @@ const EXAMPLES = [
   'tsvm run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0 quiet"',
   'tsvm run --kernel vmlinuz --initrd base.img --initrd extra.img --mem 2G --cpus 2',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --cmdline "root=LABEL=root console=ttyS0"',
+  'tsvm run --kernel vmlinuz --initrd initrd.img --disk overlay.qcow2,format=qcow2',
   'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
 ];
 
@@ -45,6 +46,9 @@ ${escapeHelp()}
 
 A serial line does not carry the size of the terminal: after a resize Ctrl-] s tells a shell in the guest.
 The virtio console (--console hvc0) does. A comma in a file name is written twice.
+
+The format of a disk is raw unless given, and never guessed. Files below a qcow2 overlay are used where they are in
+its own folder, or anywhere with trust-backing. No two VMs may write to one file, or one to what another one reads.
 Where standard input is not a terminal, all of it goes to the guest, and its end does not end the VM.`;
 
 function seconds(text: string): number {
@@ -92,8 +96,8 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('--cpu <features>', 'CPU features to add and to hide, such as +avx2,-rdrand')
     .option(
       '--disk <file>',
-      'disk image, with settings: FILE[,format=raw][,ro][,cache=writeback|none|unsafe][,serial=TEXT]' +
-        '[,block-size=512|4096][,queues=N][,bps=SIZE][,iops=N]; may be given again',
+      'disk image, with settings: FILE[,format=raw|qcow2][,ro][,cache=writeback|none|unsafe][,serial=TEXT]' +
+        '[,block-size=512|4096][,queues=N][,bps=SIZE][,iops=N][,trust-backing]; may be given again',
       listOf(parseDisk),
     )
     .addOption(

@@ -161,6 +161,15 @@ export type NativeIoRing = {
   close(): void;
 };
 
+/** Calls on file descriptors; src/kvm/host-file.ts says what they do. */
+export type NativeHostFile = {
+  lockShared(fd: number, start: number, length: number): boolean;
+  unlock(fd: number, start: number, length: number): void;
+  findLock(fd: number, start: number, length: number): { start: number; pid: number } | undefined;
+  seek(fd: number, offset: number, hole: boolean): number;
+  link(fd: number, path: string): void;
+};
+
 type Addon = {
   initialize(errorClass: typeof KvmError): void;
   EventFd: new () => NativeEventFd;
@@ -169,6 +178,7 @@ type Addon = {
   Kvm: new (path: string) => NativeKvm;
   Vm: new (kvm: NativeKvm) => NativeVm;
   IoRing: new (engine: IoEngine | undefined, entries: number, pieces: number) => NativeIoRing;
+  hostFile: NativeHostFile;
 };
 
 function load(): Addon {

@@ -1,15 +1,17 @@
 import type { IoRing } from '../kvm/io-ring.ts';
 import { StorageError } from './disk.ts';
 import { readPieces, PIECE } from './copy.ts';
+import { whileLocked } from './file-lock.ts';
 import { openDisk } from './open.ts';
 import { PromisedDisk } from './promised-disk.ts';
-import { openQcow2, resolveChain, type ChainPolicy } from './qcow2/chain.ts';
+import { checkUnchanged, openQcow2, resolveChain, type ChainPolicy, type Layer } from './qcow2/chain.ts';
 import { extentAt } from './qcow2/map.ts';
 import { restampBacking } from './qcow2/rewrite-header.ts';
 
 /**
  * Writes what an overlay has to the file below it, and empties the overlay. At whatever point this ends early, the
  * overlay reads as before, and it can be done again. Other overlays of the same file lose their meaning.
+ * @returns the path of the file below
  * @throws StorageError
  */
 export async function commitOverlay(
@@ -17,13 +19,39 @@ export async function commitOverlay(
   path: string,
   policy: ChainPolicy = {},
   progress?: (share: number) => void,
+): Promise<string> {
+  const layers = resolveChain(ring, path, 'qcow2', policy);
+  const [, below] = layers;
+  if (below === undefined) {
+    const hint = 'only an overlay can be committed: `tsvm disk info` shows what an image is';
+    throw new StorageError(path, 'EINVAL', 'there is no backing file to commit to', hint);
+  }
+  const uses = layers.map((layer, depth) => [layer.path, depth < 2 ? 'write' : 'read'] as const);
+  await whileLocked(uses, async () => {
+    checkUnchanged(layers, resolveChain(ring, path, 'qcow2', policy));
+    // What the overlay has goes for both states of the backing file, so that it can be used wherever this ends.
+    restampBacking(ring, path, undefined);
+    await copyDown(ring, path, below, policy, progress);
+    await empty(ring, path, policy);
+    restampBacking(ring, path, below.path);
+  });
+  return below.path;
+}
+
+async function copyDown(
+  ring: IoRing,
+  path: string,
+  below: Layer,
+  policy: ChainPolicy,
+  progress: ((share: number) => void) | undefined,
 ): Promise<void> {
-  const [, below] = resolveChain(ring, path, 'qcow2', policy);
-  if (below === undefined) throw new StorageError(path, 'EINVAL', 'there is no backing file to commit to');
-  const overlay = new PromisedDisk(await openQcow2(ring, { ...policy, path, readOnly: true }), ring);
+  const overlay = new PromisedDisk(
+    await openQcow2(ring, { ...policy, path, readOnly: true, lock: false }),
+    ring,
+  );
   try {
     const backing = new PromisedDisk(
-      await openDisk(ring, { path: below.path, format: below.format, backing: policy }),
+      await openDisk(ring, { path: below.path, format: below.format, backing: policy, lock: false }),
       ring,
     );
     try {
@@ -36,8 +64,6 @@ export async function commitOverlay(
   } finally {
     await overlay.close();
   }
-  await empty(ring, path, policy);
-  restampBacking(ring, path, below.path);
 }
 
 /** What the overlay itself has, zeros among it. */
@@ -68,7 +94,7 @@ async function copyOwn(
 }
 
 async function empty(ring: IoRing, path: string, policy: ChainPolicy): Promise<void> {
-  const disk = await openQcow2(ring, { ...policy, acceptChanged: true, path });
+  const disk = await openQcow2(ring, { ...policy, acceptChanged: true, path, lock: false });
   try {
     const { image, zeroer } = disk.parts;
     await image.complete(zeroer.discard(0, image.header.size, 'forget'));

@@ -1,23 +1,25 @@
-import { closeSync, fsyncSync, openSync, renameSync, unlinkSync, ftruncateSync } from 'node:fs';
-import { dirname } from 'node:path';
 import type { IoRing } from '../kvm/io-ring.ts';
 import { StorageError, type Disk } from './disk.ts';
 import { isZero, readPieces, writeSparsely } from './copy.ts';
-import { openDisk } from './open.ts';
+import { writeRaw, type RawCreateOptions } from './create-raw.ts';
+import { NewFile } from './new-file.ts';
+import { openDisk, type DiskFormat } from './open.ts';
 import { PromisedDisk } from './promised-disk.ts';
 import { CompressedWriter } from './qcow2/compressed-writer.ts';
-import { createQcow2, type CreateOptions } from './qcow2/create.ts';
+import { writeQcow2, type CreateOptions, type Replace } from './qcow2/create.ts';
 import { RingFile } from './qcow2/host-file.ts';
 import { openImage } from './qcow2/open.ts';
 
-export type ConvertTarget =
-  | { readonly format: 'raw'; readonly path: string }
-  | ({
-      readonly format: 'qcow2';
-      readonly path: string;
-      /** clusters that get smaller by it are compressed; default false */
-      readonly compressed?: boolean;
-    } & Omit<CreateOptions, 'size' | 'backingFile' | 'backingFormat'>);
+export type ConvertTarget = Replace &
+  (
+    | ({ readonly format: 'raw'; readonly path: string } & Pick<RawCreateOptions, 'preallocation'>)
+    | ({
+        readonly format: 'qcow2';
+        readonly path: string;
+        /** clusters that get smaller by it are compressed; default false */
+        readonly compressed?: boolean;
+      } & Omit<CreateOptions, 'size' | 'backingFile' | 'backingFormat'>)
+  );
 
 /**
  * Copies a disk with all its layers into a new file, which has its name only when it is complete and on stable
@@ -30,43 +32,39 @@ export async function convertDisk(
   target: ConvertTarget,
   progress?: (share: number) => void,
 ): Promise<void> {
-  const temporary = `${target.path}.${process.pid}.part`;
   const from = new PromisedDisk(source, ring);
+  let file: NewFile | undefined;
   try {
-    if (target.format === 'raw') await toRaw(ring, from, temporary, progress);
-    else if (target.compressed === true) await toCompressed(ring, from, temporary, target, progress);
-    else await toQcow2(ring, from, temporary, target, progress);
-    renameSync(temporary, target.path);
-    syncPath(dirname(target.path));
+    const { size } = source;
+    file = new NewFile(target.path, target.replace);
+    if (target.format === 'raw') {
+      await writeRaw(file, { ...target, size });
+      await copyTo(from, file, 'raw', ring, progress);
+    } else {
+      await writeQcow2(file, { ...target, size });
+      if (target.compressed === true) await copyCompressed(ring, from, file, progress);
+      else await copyTo(from, file, 'qcow2', ring, progress);
+    }
+    file.publish();
   } catch (error) {
-    removeQuietly(temporary);
-    throw error;
+    throw file === undefined ? error : file.errorOf(error);
   } finally {
+    file?.discard();
     await from.close();
   }
 }
 
 type Progress = ((share: number) => void) | undefined;
 
-async function toRaw(ring: IoRing, from: PromisedDisk, path: string, progress: Progress): Promise<void> {
-  const fd = openNew(path);
-  ftruncateSync(fd, from.disk.size);
-  closeSync(fd);
-  await copyTo(from, await openDisk(ring, { path, format: 'raw' }), ring, progress);
-}
-
-async function toQcow2(
-  ring: IoRing,
+async function copyTo(
   from: PromisedDisk,
-  path: string,
-  options: ConvertTarget & { format: 'qcow2' },
+  file: NewFile,
+  format: DiskFormat,
+  ring: IoRing,
   progress: Progress,
 ): Promise<void> {
-  await createQcow2(path, { ...options, size: from.disk.size });
-  await copyTo(from, await openDisk(ring, { path, format: 'qcow2' }), ring, progress);
-}
-
-async function copyTo(from: PromisedDisk, target: Disk, ring: IoRing, progress: Progress): Promise<void> {
+  // Nobody else can know the file yet: no lock.
+  const target = await openDisk(ring, { path: file.workPath, format, lock: false });
   const to = new PromisedDisk(target, ring);
   try {
     await readPieces(
@@ -82,15 +80,13 @@ async function copyTo(from: PromisedDisk, target: Disk, ring: IoRing, progress: 
   }
 }
 
-async function toCompressed(
+async function copyCompressed(
   ring: IoRing,
   from: PromisedDisk,
-  path: string,
-  options: ConvertTarget & { format: 'qcow2' },
+  file: NewFile,
   progress: Progress,
 ): Promise<void> {
-  await createQcow2(path, { ...options, size: from.disk.size });
-  const disk = await openImage(new RingFile(ring, path, false), undefined);
+  const disk = await openImage(new RingFile(ring, file.workPath, false), undefined);
   try {
     const writer = new CompressedWriter(disk.parts);
     const { clusterSize } = disk.parts.image.geometry;
@@ -119,35 +115,8 @@ async function toCompressed(
     writer.finish();
   } catch (error) {
     if (error instanceof StorageError) throw error;
-    throw new StorageError(path, 'EIO', error instanceof Error ? error.message : String(error));
+    throw new StorageError(file.path, 'EIO', error instanceof Error ? error.message : String(error));
   } finally {
     await disk.close();
-  }
-  syncPath(path);
-}
-
-function openNew(path: string): number {
-  try {
-    return openSync(path, 'wx', 0o644);
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
-    throw new StorageError(path, code, `cannot be created: ${code}`);
-  }
-}
-
-function syncPath(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function removeQuietly(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // It was not made.
   }
 }

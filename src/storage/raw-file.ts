@@ -10,7 +10,9 @@ import {
   statSync,
   type Stats,
 } from 'node:fs';
+import { nextData, nextHole } from '../kvm/host-file.ts';
 import { StorageError, type DiskCache } from './disk.ts';
+import { lockOpenFile } from './file-lock.ts';
 
 const SECTOR = 512;
 const PAGE = 4096;
@@ -19,7 +21,7 @@ const PAGE = 4096;
 function hintFor(code: string, direct: boolean): string | undefined {
   switch (code) {
     case 'ENOENT':
-      return 'check the path, or create a disk with `truncate -s 10G FILE`';
+      return 'check the path, or create a disk with `tsvm disk create --format raw FILE 10G`';
     case 'EACCES':
     case 'EPERM':
       return "check the file's owner and permissions, or attach it read-only";
@@ -80,6 +82,15 @@ class BlockDeviceFacts {
   }
 }
 
+export type RawFileOptions = {
+  readonly readOnly: boolean;
+  readonly cache: DiskCache;
+  /** whether it is locked against others; not where the caller has done so. Default true */
+  readonly lock?: boolean;
+  /** takes what is wrong with a file in use */
+  readonly log?: ((line: string) => void) | undefined;
+};
+
 export class RawFile {
   readonly path: string;
   readonly fd: number;
@@ -94,8 +105,8 @@ export class RawFile {
   #closed = false;
 
   /** @throws StorageError */
-  constructor(path: string, options: { readonly readOnly: boolean; readonly cache: DiskCache }) {
-    const { readOnly, cache } = options;
+  constructor(path: string, options: RawFileOptions) {
+    const { readOnly, cache, lock = true, log } = options;
     this.path = path;
     this.readOnly = readOnly;
     this.direct = cache === 'none';
@@ -109,6 +120,7 @@ export class RawFile {
     try {
       this.#stats = fstatSync(this.fd);
       checkKind(path, this.#stats);
+      if (lock) lockOpenFile(this.fd, path, readOnly ? 'read' : 'write', log);
       const device = this.#device;
       if (device === undefined) {
         // Even one byte is read and written as a page of the cache, or a block of the file system.
@@ -145,6 +157,19 @@ export class RawFile {
       return this.#bufferedFd;
     } catch (error) {
       throw wrap(this.path, error, 'cannot be opened once more');
+    }
+  }
+
+  /** What the host has at `start`, up to `end`; whole sectors. All is data where it does not tell. */
+  extentAt(start: number, end: number): { readonly isData: boolean; readonly length: number } {
+    try {
+      const data = Math.min(nextData(this.fd, start) ?? end, end);
+      const from = Math.floor(data / SECTOR) * SECTOR;
+      if (from > start) return { isData: false, length: from - start };
+      const to = Math.ceil((nextHole(this.fd, data) ?? end) / SECTOR) * SECTOR;
+      return { isData: true, length: Math.max(SECTOR, Math.min(to, end) - start) };
+    } catch {
+      return { isData: true, length: end - start };
     }
   }
 

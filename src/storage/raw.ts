@@ -10,13 +10,13 @@ import {
   type DiskClient,
   type DiskRequest,
 } from './disk.ts';
-import { RawFile } from './raw-file.ts';
+import { RawFile, type RawFileOptions } from './raw-file.ts';
 import { Zeros } from './zeros.ts';
 
 const { EBADF, EINVAL, EIO, ENOSYS, EOPNOTSUPP, EROFS } = constants.errno;
 const SECTOR = 512;
 
-export type RawOptions = { readonly readOnly: boolean; readonly cache: DiskCache };
+export type RawOptions = RawFileOptions & { readonly cache: DiskCache };
 
 /**
  * Opens a raw disk. The last sector of a file whose size is no multiple of 512 is filled up with zeros, in the file
@@ -39,7 +39,8 @@ type Task = {
   buffered: boolean;
 };
 
-class RawDisk implements Disk {
+/** @see openRaw */
+export class RawDisk implements Disk {
   readonly path: string;
   readonly readOnly: boolean;
   readonly blockSize: number;
@@ -100,6 +101,11 @@ class RawDisk implements Disk {
 
   get inFlight(): number {
     return this.#inFlight;
+  }
+
+  /** What the host has at `start`: data, or zeros that take no space; up to `end` at most. */
+  extentAt(start: number, end: number): { readonly isData: boolean; readonly length: number } {
+    return this.#file.extentAt(start, end);
   }
 
   attach(client: DiskClient): void {

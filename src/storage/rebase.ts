@@ -1,9 +1,20 @@
+import { statSync, type Stats } from 'node:fs';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { IoRing } from '../kvm/io-ring.ts';
 import { readPieces } from './copy.ts';
+import { StorageError } from './disk.ts';
+import { whileLocked } from './file-lock.ts';
+import { openError } from './open-error.ts';
 import { openDisk } from './open.ts';
 import { PromisedDisk, type DiskBuffer } from './promised-disk.ts';
-import { openQcow2, type ChainPolicy, type ImageFormat } from './qcow2/chain.ts';
+import {
+  checkUnchanged,
+  openQcow2,
+  resolveChain,
+  type ChainPolicy,
+  type ImageFormat,
+  type Layer,
+} from './qcow2/chain.ts';
 import { extentAt } from './qcow2/map.ts';
 import { setBacking } from './qcow2/rewrite-header.ts';
 
@@ -34,32 +45,70 @@ export async function rebaseOverlay(
   options: RebaseOptions = {},
 ): Promise<void> {
   const place = backing === undefined ? undefined : placeOf(path, backing.name);
-  if (options.unsafe !== true) {
-    const overlay = new PromisedDisk(await openQcow2(ring, { ...options, path }), ring);
-    try {
-      const below =
-        backing === undefined
-          ? undefined
-          : new PromisedDisk(
-              await openDisk(ring, {
-                path: place!,
-                format: backing.format,
-                readOnly: true,
-                backing: options,
-              }),
-              ring,
-            );
-      try {
-        await copyDifferences(overlay, below, options.progress);
-        await overlay.flush();
-      } finally {
-        await below?.close();
-      }
-    } finally {
-      await overlay.close();
+  const old = options.unsafe === true ? [] : resolveChain(ring, path, 'qcow2', options);
+  const below = backing === undefined ? [] : resolveChain(ring, place!, backing.format, options);
+  checkLoop(path, below);
+  const uses = [...old.slice(1), ...below].map((layer) => [layer.path, 'read'] as const);
+  await whileLocked([[path, 'write'], ...uses], async () => {
+    if (options.unsafe !== true) {
+      checkUnchanged(old, resolveChain(ring, path, 'qcow2', options));
+      await copyUp(ring, path, below[0], options);
     }
+    setBacking(ring, path, backing, place);
+  });
+}
+
+async function copyUp(
+  ring: IoRing,
+  path: string,
+  newBacking: Layer | undefined,
+  options: RebaseOptions,
+): Promise<void> {
+  const overlay = new PromisedDisk(await openQcow2(ring, { ...options, path, lock: false }), ring);
+  try {
+    const below =
+      newBacking === undefined
+        ? undefined
+        : new PromisedDisk(
+            await openDisk(ring, {
+              path: newBacking.path,
+              format: newBacking.format,
+              readOnly: true,
+              backing: options,
+              lock: false,
+            }),
+            ring,
+          );
+    try {
+      await copyDifferences(overlay, below, options.progress);
+      await overlay.flush();
+    } finally {
+      await below?.close();
+    }
+  } finally {
+    await overlay.close();
   }
-  setBacking(ring, path, backing, place);
+}
+
+/** @throws StorageError where the overlay would be below itself */
+function checkLoop(path: string, below: readonly Layer[]): void {
+  const { dev, ino } = statOf(path);
+  if (below.every(({ identity }) => identity !== `${dev}:${ino}`)) return;
+  const chain = [path, ...below.map((layer) => layer.path)].join(' <- ');
+  throw new StorageError(
+    path,
+    'ELOOP',
+    `cannot be put on itself (chain: ${chain})`,
+    'choose another backing file',
+  );
+}
+
+function statOf(path: string): Stats {
+  try {
+    return statSync(path);
+  } catch (error) {
+    throw openError(path, error);
+  }
 }
 
 const placeOf = (path: string, name: string): string => (isAbsolute(name) ? name : join(dirname(path), name));

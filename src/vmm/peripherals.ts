@@ -49,7 +49,9 @@ export class Peripherals {
     const disks: OpenDisk[] = [];
     const ports: OpenPort[] = [];
     try {
-      for (const disk of options.disks) disks.push({ options: disk, disk: await openDisk(ring!, disk) });
+      for (const disk of options.disks) {
+        disks.push({ options: disk, disk: await openDisk(ring!, { ...disk, log: options.log }) });
+      }
       for (const { name, path } of options.ports) {
         const port = new HostPort(name);
         ports.push({ port, socket: await PortSocket.listen(path, port, { log: options.log }) });

@@ -2,12 +2,19 @@ import type { KernelFormat } from '../boot/types.ts';
 import type { MemoryStatistics } from '../devices/balloon/statistics.ts';
 import type { VirtioTransport } from '../machine/virtio-bus.ts';
 import type { DiskCache } from '../storage/disk.ts';
+import type { DiskFormat } from '../storage/open.ts';
+import type { ChainPolicy } from '../storage/qcow2/chain.ts';
 
 /** A disk of a VM: `/dev/vda` is the first one. */
 export type DiskOptions = {
   readonly path: string;
-  /** given by the owner and never guessed: a guest could write the head of another format into a raw disk */
-  readonly format: 'raw';
+  /**
+   * Given by the owner and never guessed: a guest could write the head of another format into a raw disk. Default
+   * `raw`, but then a file that begins like a qcow2 image is refused
+   */
+  readonly format?: DiskFormat;
+  /** what files below a qcow2 image may be used; default: those in the folder of the image that names them */
+  readonly backing?: ChainPolicy;
   /** default false */
   readonly readOnly?: boolean;
   /** default `writeback` */

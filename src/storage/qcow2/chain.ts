@@ -8,10 +8,12 @@ import type { IoRing } from '../../kvm/io-ring.ts';
 import { StorageError, type Disk } from '../disk.ts';
 import { openRaw } from '../raw.ts';
 import { changeOf } from './backing-stamp.ts';
+import { lockOpenFile } from '../file-lock.ts';
+import { openError } from '../open-error.ts';
 import { checkImage } from './check.ts';
 import { INCOMPATIBLE } from './format.ts';
 import type { Header } from './header.ts';
-import { openError, RingFile } from './host-file.ts';
+import { RingFile } from './host-file.ts';
 import { openImage, readHeader, type OpenImageOptions } from './open.ts';
 import type { Qcow2Disk } from './qcow2-disk.ts';
 
@@ -31,12 +33,16 @@ export type OpenQcow2Options = OpenImageOptions &
     readonly path: string;
     /** default false; backing files are always opened read-only */
     readonly readOnly?: boolean;
+    /** whether all files are locked against others; not where the caller has done so. Default true */
+    readonly lock?: boolean;
   };
 
 /** A layer of a chain, the top first. */
 export type Layer = {
   readonly path: string;
   readonly format: ImageFormat;
+  /** device and inode */
+  readonly identity: string;
   /** of qcow2 */
   readonly header?: Header;
 };
@@ -46,36 +52,78 @@ const MAX_LAYERS = 64;
 
 /** Opens an image and what is below it. @throws StorageError, with the chain in its message */
 export async function openQcow2(ring: IoRing, options: OpenQcow2Options): Promise<Qcow2Disk> {
-  const { path, readOnly = false } = options;
+  const { path, readOnly = false, lock = true, log } = options;
   const layers = resolveChain(ring, path, 'qcow2', options);
   let below: Disk | undefined;
+  let top: RingFile | undefined;
   try {
-    for (const { path: layerPath, format } of layers.slice(1).reverse()) {
-      below =
-        format === 'raw'
-          ? openRaw(ring, layerPath, { readOnly: true, cache: 'writeback' })
-          : await openImage(new RingFile(ring, layerPath, true), below, { ...options, cache: 'writeback' });
+    for (const [index, layer] of [...layers.entries()].slice(1).reverse()) {
+      const names = layers.slice(0, index + 1).map((each) => each.path);
+      below = await openLayer(ring, layer, below, names, options);
     }
-    if (!readOnly) await countAgain(ring, layers[0]!, options);
-    return await openImage(new RingFile(ring, path, readOnly), below, options);
+    top = new RingFile(ring, path, readOnly);
+    if (lock) {
+      lockOpenFile(top.fd, path, readOnly ? 'read' : 'write', log);
+      // From here on nobody changes them.
+      checkUnchanged(layers, resolveChain(ring, path, 'qcow2', options));
+    }
+    if (!readOnly) await countAgain(top, layers[0]!, options);
+  } catch (error) {
+    top?.close();
+    await below?.close();
+    throw error;
+  }
+  try {
+    return await openImage(top, below, options);
   } catch (error) {
     await below?.close();
     throw error;
   }
 }
 
+async function openLayer(
+  ring: IoRing,
+  { path, format }: Layer,
+  below: Disk | undefined,
+  names: readonly string[],
+  options: OpenQcow2Options,
+): Promise<Disk> {
+  const { lock = true, log } = options;
+  try {
+    const common = { readOnly: true, cache: 'writeback', lock, log } as const;
+    if (format === 'raw') return openRaw(ring, path, common);
+    const file = new RingFile(ring, path, true);
+    try {
+      if (lock) lockOpenFile(file.fd, path, 'read', log);
+    } catch (error) {
+      file.close();
+      throw error;
+    }
+    return await openImage(file, below, { ...options, cache: 'writeback' });
+  } catch (error) {
+    if (!(error instanceof StorageError)) throw error;
+    throw refuser(names[0]!, names)(error.code, `backing file ${error.message}`, error.hint);
+  }
+}
+
+/**
+ * Between looking at the files and locking them, somebody may have put another one below.
+ * @throws StorageError
+ */
+export function checkUnchanged(before: readonly Layer[], now: readonly Layer[]): void {
+  const isSame = (layer: Layer, i: number): boolean =>
+    now[i]?.path === layer.path && now[i].format === layer.format && now[i].identity === layer.identity;
+  if (before.length === now.length && before.every(isSame)) return;
+  throw new StorageError(before[0]!.path, 'EAGAIN', 'was changed by somebody else meanwhile', 'try it again');
+}
+
 /**
  * "Dirty bit": the image has lazy refcounts and was not closed. Its refcounts are counted anew, as the format has it.
  */
-async function countAgain(ring: IoRing, { path, header }: Layer, options: OpenQcow2Options): Promise<void> {
+async function countAgain(file: RingFile, { path, header }: Layer, options: OpenQcow2Options): Promise<void> {
   if (header === undefined || (header.incompatible & INCOMPATIBLE.dirty) === 0) return;
   options.log?.(`${path}: the image was not closed: its refcounts are counted anew`);
-  const file = new RingFile(ring, path, false);
-  try {
-    await checkImage(file, { repair: 'all' });
-  } finally {
-    file.close();
-  }
+  await checkImage(file, { repair: 'all' });
 }
 
 /**
@@ -104,11 +152,11 @@ export function resolveChain(
     if (!stat.isFile() && layers.length > 0 && !(stat.isBlockDevice() && policy.trusted === true))
       throw refuse('EINVAL', 'a backing file must be a regular file');
     if (here.format === 'raw') {
-      layers.push(here);
+      layers.push({ ...here, identity });
       return layers;
     }
     const header = headerOf(ring, here.path, refuse);
-    layers.push({ ...here, header });
+    layers.push({ ...here, identity, header });
     next = header.backingFile === undefined ? undefined : backingOf(here.path, header, names, policy, path);
   }
   return layers;
@@ -178,7 +226,7 @@ function backingOf(
     throw refuse(
       'EPERM',
       'the backing file is outside the folders where images may be',
-      'if you know this image and what it names, say that it is trusted',
+      'if you know this image and what it names, allow it: `,trust-backing` for --disk, `--trust-backing` for `tsvm disk`',
     );
   }
   const change = changeOf(header, real);
@@ -186,7 +234,8 @@ function backingOf(
     throw refuse(
       'ESTALE',
       `the backing file was changed after the overlay was made: ${change}`,
-      'restore the backing file; what the overlay holds are differences to what it was',
+      'restore the backing file: what the overlay holds are differences to what it was. Where its contents are the same ' +
+        `(it was copied): \`tsvm disk rebase --unsafe --backing ${name} --backing-format ${format} ${path}\``,
     );
   }
   return { path: place, format };

@@ -2,10 +2,12 @@ import { dirname, isAbsolute, join } from 'node:path';
 import type { IoRing } from '../../kvm/io-ring.ts';
 import { stampOf } from './backing-stamp.ts';
 import { resolveChain, type ChainPolicy, type ImageFormat } from './chain.ts';
-import { createQcow2, type CreateOptions } from './create.ts';
+import { createQcow2, type CreateOptions, type Replace } from './create.ts';
 import { imageInfo } from './info.ts';
+import { whileLocked } from '../file-lock.ts';
 
 export type OverlayOptions = ChainPolicy &
+  Replace &
   Omit<CreateOptions, 'size' | 'backingFile' | 'backingFormat' | 'preallocation' | 'extensions'> & {
     /** of the disk in bytes; default: as large as what is below */
     readonly size?: number;
@@ -24,13 +26,17 @@ export async function createOverlay(
 ): Promise<void> {
   const { name, format } = backing;
   const place = isAbsolute(name) ? name : join(dirname(path), name);
-  resolveChain(ring, place, format, options);
-  const size = options.size ?? imageInfo(ring, place, format).virtualSize;
-  await createQcow2(path, {
-    ...options,
-    size,
-    backingFile: name,
-    backingFormat: format,
-    extensions: [stampOf(place)],
-  });
+  const layers = resolveChain(ring, place, format, options);
+  // What is recorded of the file holds only where nobody is writing to it.
+  await whileLocked(
+    layers.map((layer) => [layer.path, 'read']),
+    () =>
+      createQcow2(path, {
+        ...options,
+        size: options.size ?? imageInfo(ring, place, format).virtualSize,
+        backingFile: name,
+        backingFormat: format,
+        extensions: [stampOf(place)],
+      }),
+  );
 }

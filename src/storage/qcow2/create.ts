@@ -1,8 +1,8 @@
 /** New images. */
-import { closeSync, fsyncSync, ftruncateSync, openSync, unlinkSync, writeSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { ftruncateSync } from 'node:fs';
 import { StorageError } from '../disk.ts';
-import { allocateSpace } from './allocate-space.ts';
+import { fillSpace, writeAll, type Preallocation } from '../fill-space.ts';
+import { NewFile } from '../new-file.ts';
 import {
   alignUp,
   COMPATIBLE,
@@ -18,17 +18,7 @@ import {
 } from './format.ts';
 import { geometryOf, l1EntriesFor, maxDiskSize } from './geometry.ts';
 import { encodeHeader, viewOf, writeU64, type Header, type HeaderExtension } from './header.ts';
-import { openError } from './host-file.ts';
 import { setRefcount } from './refcount-width.ts';
-
-/**
- * What is set aside when an image is made.
- * - `off`: nothing; it grows as the guest writes
- * - `metadata`: the tables map all of the disk; the file is as large as the disk, with holes
- * - `falloc`: and the host reserves the space
- * - `full`: and zeros are written to it
- */
-export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 export type CreateOptions = {
   /** of the disk in bytes; rounded up to a multiple of 512 */
@@ -219,70 +209,46 @@ function featureNameTable(): HeaderExtension {
   return { type: EXTENSION.featureNames, data };
 }
 
+/** What a new file may be in the place of. */
+export type Replace = {
+  /** An image of the same name, which nobody uses, may be lost. Default false: that is an error */
+  readonly replace?: boolean;
+};
+
 /**
- * Makes an image in a new file, which is on stable storage when this ends.
+ * Makes an image in a new file, which has its name only when it is complete and on stable storage.
  * @param progress told of the share that is done, 0 to 1, where it takes long
  * @throws StorageError; no file is left then
  */
 export async function createQcow2(
   path: string,
+  options: CreateOptions & Replace,
+  progress?: (share: number) => void,
+): Promise<void> {
+  const file = new NewFile(path, options.replace);
+  try {
+    await writeQcow2(file, options, progress);
+    file.publish();
+  } catch (error) {
+    throw file.errorOf(error);
+  } finally {
+    file.discard();
+  }
+}
+
+/** The empty image, in a file that is not published yet. */
+export async function writeQcow2(
+  file: NewFile,
   options: CreateOptions,
   progress?: (share: number) => void,
 ): Promise<void> {
-  const layout = layoutImage(path, options);
-  let fd: number;
-  try {
-    fd = openSync(path, 'wx', 0o644);
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EEXIST')
-      throw new StorageError(path, 'EEXIST', 'there is such a file already');
-    throw openError(path, error);
-  }
-  try {
-    for (const { offset, bytes } of layout.segments()) writeAll(fd, bytes, offset);
-    ftruncateSync(fd, layout.end);
-    const { preallocation = 'off' } = options;
-    const { dataOffset, end } = layout;
-    if (preallocation === 'full') await writeZeros(fd, dataOffset, end, progress);
-    if (preallocation === 'falloc') await allocateSpace(path, dataOffset, end - dataOffset);
-    fsyncSync(fd);
-    syncFolder(dirname(path));
-  } catch (error) {
-    unlinkSync(path);
-    if (error instanceof StorageError) throw error;
-    throw new StorageError(path, 'EIO', error instanceof Error ? error.message : String(error));
-  } finally {
-    closeSync(fd);
-  }
+  const layout = layoutImage(file.path, options);
+  for (const { offset, bytes } of layout.segments()) writeAll(file.fd, withoutZerosAtEnd(bytes), offset);
+  ftruncateSync(file.fd, layout.end);
+  await fillSpace(file, layout.dataOffset, layout.end, options.preallocation ?? 'off', progress);
 }
 
-function writeAll(fd: number, bytes: Uint8Array, offset: number): void {
-  for (let done = 0; done < bytes.length;) {
-    done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
-  }
-}
-
-async function writeZeros(
-  fd: number,
-  from: number,
-  to: number,
-  progress: ((share: number) => void) | undefined,
-): Promise<void> {
-  const zeros = new Uint8Array(2 ** 20);
-  for (let at = from; at < to; at += zeros.length) {
-    writeAll(fd, zeros.subarray(0, Math.min(zeros.length, to - at)), at);
-    progress?.((at - from) / (to - from));
-    // Other work of this process has its turn.
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
-
-/** A new name is on stable storage only when its folder is. */
-function syncFolder(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+/** Most of a new table is zeros, and what is not written of a new file takes no space. */
+function withoutZerosAtEnd(bytes: Uint8Array): Uint8Array {
+  return bytes.subarray(0, bytes.findLastIndex((byte) => byte !== 0) + 1);
 }

@@ -2,6 +2,7 @@ import { closeSync, constants, fstatSync, ftruncateSync, openSync } from 'node:f
 import { type IoOperation, type IoOwner, type IoRing } from '../../kvm/io-ring.ts';
 import type { IoVector } from '../../kvm/io-vector.ts';
 import { StorageError } from '../disk.ts';
+import { openError } from '../open-error.ts';
 
 /**
  * The file that an image is in, with I/O as {@link IoRing} does it. Tests put others in its place, which lose what
@@ -112,17 +113,4 @@ function openImage(path: string, readOnly: boolean): number {
   } catch (error) {
     throw openError(path, error);
   }
-}
-
-/** The host's error in words. */
-export function openError(path: string, error: unknown): StorageError {
-  const code =
-    error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'EIO';
-  const words: Readonly<Record<string, string>> = {
-    ENOENT: 'there is no such file',
-    EACCES: 'permission denied',
-    EISDIR: 'this is a folder',
-    EROFS: 'the file system is read-only',
-  };
-  return new StorageError(path, code, words[code] ?? `cannot be opened: ${code}`);
 }

@@ -1,9 +1,10 @@
 import { statSync } from 'node:fs';
 import type { IoRing } from '../../kvm/io-ring.ts';
+import { openError } from '../open-error.ts';
 import type { ImageFormat } from './chain.ts';
 import { AUTOCLEAR, EXTENSION, INCOMPATIBLE, type Compression } from './format.ts';
 import { isLazy, viewOf, type Header } from './header.ts';
-import { openError, RingFile } from './host-file.ts';
+import { RingFile } from './host-file.ts';
 import { readHeader } from './open.ts';
 import { readSnapshots, type Snapshot } from './snapshots.ts';
 

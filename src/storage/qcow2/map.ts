@@ -1,5 +1,6 @@
 /** Where the contents of a disk are, through all layers. */
 import { StorageError, type Disk } from '../disk.ts';
+import { RawDisk } from '../raw.ts';
 import { HostError } from './file-io.ts';
 import { toHex } from './format.ts';
 import { Extent, findExtent, KIND } from './l2-entry.ts';
@@ -23,7 +24,11 @@ export type DiskExtent = {
 /** The extent from `start` on; extents that follow may be of the same kind. @throws StorageError */
 export async function extentAt(disk: Disk, start: number, end = disk.size, depth = 0): Promise<DiskExtent> {
   const { path } = disk;
-  // All of a raw disk counts as data: its holes are the file system's.
+  if (disk instanceof RawDisk) {
+    const { isData, length } = disk.extentAt(start, end);
+    if (!isData) return { start, length, depth, path, kind: 'zero' };
+    return { start, length, depth, path, kind: 'data', offset: start };
+  }
   if (!(disk instanceof Qcow2Disk))
     return { start, length: end - start, depth, path, kind: 'data', offset: start };
   const { image, backing } = disk.parts;

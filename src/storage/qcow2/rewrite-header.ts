@@ -25,8 +25,12 @@ export function setBacking(
   });
 }
 
-/** Notes how the backing file is now. @throws StorageError */
-export function restampBacking(ring: IoRing, image: string, path: string): void {
+/**
+ * Notes how the backing file is now.
+ * @param path of the backing file; undefined where it is about to change, and that shall not matter
+ * @throws StorageError
+ */
+export function restampBacking(ring: IoRing, image: string, path: string | undefined): void {
   rewrite(ring, image, (header) => setStamp(header, path));
 }
 

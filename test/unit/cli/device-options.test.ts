@@ -3,7 +3,18 @@ import { parseBalloon, parseDisk, parsePort } from '../../../src/cli/device-opti
 
 describe('a disk on the command line', () => {
   it('is a raw file where nothing else is said', () => {
-    expect(parseDisk('debian.raw')).toEqual({ path: 'debian.raw', format: 'raw' });
+    // The format stays open: only then is a file refused that looks like another one.
+    expect(parseDisk('debian.raw')).toEqual({ path: 'debian.raw' });
+  });
+
+  it('is of the format that is given', () => {
+    expect(parseDisk('a.qcow2,format=qcow2').format).toBe('qcow2');
+    expect(parseDisk('a.raw,format=raw').format).toBe('raw');
+  });
+
+  it('has backing files anywhere only where that is said', () => {
+    expect(parseDisk('a,format=qcow2').backing).toBeUndefined();
+    expect(parseDisk('a,format=qcow2,trust-backing').backing).toEqual({ trusted: true });
   });
 
   it('takes every setting', () => {
@@ -37,6 +48,7 @@ describe('a disk on the command line', () => {
   it.each([
     ['', 'needs a file'],
     [',ro', 'needs a file'],
+    ['d,format=vmdk', "format: 'vmdk' is none of raw, qcow2"],
     ['d,cache=fast', "cache: 'fast' is none of writeback, none, unsafe"],
     ['d,cach=none', "did you mean 'cache'?"],
     ['d,nonsense', "'nonsense' is no setting here"],

@@ -52,7 +52,16 @@ describe('the options of tsvm run', () => {
 
   it('describe devices', async () => {
     const options = await optionsOf(
-      ...['--kernel', 'k', '--disk', 'a.raw', '--disk', 'b.raw,ro,serial=B', '--transport', 'mmio'],
+      ...[
+        '--kernel',
+        'k',
+        '--disk',
+        'a.raw',
+        '--disk',
+        'b.qcow2,format=qcow2,ro,serial=B',
+        '--transport',
+        'mmio',
+      ],
       ...[
         '--console',
         'hvc0',
@@ -64,10 +73,7 @@ describe('the options of tsvm run', () => {
       ],
     );
     expect(options).toMatchObject({
-      disks: [
-        { path: 'a.raw', format: 'raw' },
-        { path: 'b.raw', format: 'raw', readOnly: true, serial: 'B' },
-      ],
+      disks: [{ path: 'a.raw' }, { path: 'b.qcow2', format: 'qcow2', readOnly: true, serial: 'B' }],
       transport: 'mmio',
       console: 'hvc0',
       ports: [{ name: 'org.qemu.guest_agent.0', path: 'agent.sock' }],

@@ -339,7 +339,7 @@ describe('what cannot be opened', () => {
       code: 'ENOENT',
       path,
       message: expect.stringContaining(path) as string,
-      hint: expect.stringContaining('truncate') as string,
+      hint: expect.stringContaining('tsvm disk create') as string,
     });
   });
 

@@ -1,0 +1,86 @@
+/** Options and arguments that several of the disk commands have. */
+import { type Command, Option } from 'commander';
+
+import { parseSize, SizeError } from '../sizes.ts';
+import { argument } from '../verb.ts';
+import type { IoRing } from '../../kvm/io-ring.ts';
+import type { DiskFormat } from '../../storage/open.ts';
+import type { ChainPolicy } from '../../storage/qcow2/chain.ts';
+import { EXIT } from '../exit-codes.ts';
+
+export const FORMATS = ['raw', 'qcow2'] as const;
+
+export type BackingFlags = { readonly trustBacking?: true; readonly backingFolder?: readonly string[] };
+
+/** The options that say which backing files may be used. */
+export function addBackingPolicy(command: Command): Command {
+  return command
+    .option('--trust-backing', 'use backing files wherever they are')
+    .option('--backing-folder <folder>', 'use backing files in this folder too; may be given again', collect);
+}
+
+export function policyOf({ trustBacking, backingFolder }: BackingFlags): ChainPolicy {
+  return {
+    ...(trustBacking !== undefined && { trusted: true }),
+    ...(backingFolder !== undefined && { folders: backingFolder }),
+  };
+}
+
+export function formatOption(flags: string, description: string): Option {
+  return new Option(flags, description).choices(FORMATS);
+}
+
+/** Of an image that exists. */
+export function addFormat(command: Command): Command {
+  return command.addOption(formatOption('-f, --format <format>', 'format of the image (default: raw)'));
+}
+
+export type FormatFlags = { readonly format?: DiskFormat };
+
+const SECTOR = 512;
+
+/** Bytes of a disk: as other sizes, or `4096B`. @throws RangeError, SizeError */
+export function parseDiskSize(text: string): number {
+  const bytes = /^(\d+) ?B$/i.exec(text.trim())?.[1];
+  if (bytes === undefined) return parseSize(text);
+  const size = Number(bytes);
+  if (!Number.isSafeInteger(size)) throw new SizeError('too large');
+  if (size === 0 || size % SECTOR !== 0) throw new SizeError(`not a multiple of ${SECTOR} bytes`);
+  return size;
+}
+
+export const diskSize = argument(parseDiskSize);
+
+/** Runs something that needs a ring for I/O. */
+export async function withRing<T>(use: (ring: IoRing) => Promise<T>): Promise<T> {
+  const { IoRing } = await import('../../kvm/io-ring.ts');
+  const ring = new IoRing();
+  try {
+    return await endedBySignals(() => use(ring));
+  } finally {
+    ring.close();
+  }
+}
+
+const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
+
+/** A signal ends the process with the event `exit`, which removes what has only a temporary name. */
+async function endedBySignals<T>(use: () => Promise<T>): Promise<T> {
+  const handlers = Object.entries(SIGNALS).map(
+    ([signal, code]) => [signal as keyof typeof SIGNALS, () => process.exit(code)] as const,
+  );
+  for (const [signal, handler] of handlers) process.on(signal, handler);
+  try {
+    return await use();
+  } finally {
+    for (const [signal, handler] of handlers) process.off(signal, handler);
+  }
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+}
+
+function collect(value: string, previous: readonly string[] = []): readonly string[] {
+  return [...previous, value];
+}
