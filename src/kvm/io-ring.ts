@@ -99,8 +99,8 @@ export class IoRing {
   #writtenPieces = 0;
   #writtenBytes = 0;
   readonly #backlog = new Backlog<OwnerState>();
-  /** by the number of the buffer */
-  readonly #memory: (Uint8Array | undefined)[] = [];
+  /** by the number of the buffer; numbers are not used again for long, so an array would grow with every buffer */
+  readonly #memory = new Map<number, Uint8Array>();
   /** buffers to be unregistered when the requests that were queued before have been handed over */
   #leaving: number[] = [];
 
@@ -153,19 +153,19 @@ export class IoRing {
     const number = this.#native.register(buffer, offset, bytes.byteLength);
     // Its memory would leave with it, while the kernel writes there.
     markAsUntransferable(buffer);
-    this.#memory[number] = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
+    this.#memory.set(number, bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes));
     return number;
   }
 
   /** The memory of a registered buffer, for what is computed instead of read. Undefined where there is none. */
   bytes(buffer: number): Uint8Array | undefined {
-    return this.#memory[buffer];
+    return this.#memory.get(buffer);
   }
 
   /** Requests that were queued before may still use the buffer; later ones end with EFAULT. */
   unregister(buffer: number): void {
     if (this.#closed) return;
-    this.#memory[buffer] = undefined;
+    this.#memory.delete(buffer);
     if (this.#written === 0 && this.#backlog.count === 0) this.#native.unregister(buffer);
     else this.#leaving.push(buffer);
   }

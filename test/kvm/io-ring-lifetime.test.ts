@@ -162,6 +162,21 @@ describe.each(ENGINES)('%s', (engine) => {
     }
   });
 
+  test('a buffer that is registered and unregistered again and again costs no memory', () => {
+    const ring = make.ring({ engine, entries: 4 });
+    const bytes = new Uint8Array(64);
+    const registerOften = (): void => {
+      for (let i = 0; i < 100_000; i++) ring.unregister(ring.register(bytes));
+      globalThis.gc?.();
+    };
+    registerOften();
+    const before = process.memoryUsage().heapUsed;
+    registerOften();
+    expect(globalThis.gc).toBeTypeOf('function');
+    // an entry that stays is at least two words
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(500_000);
+  });
+
   test('guest memory that is closed while requests are in flight is given back, and they complete', async () => {
     const ring = make.ring({ engine });
     const fd = openSync(path, 'r');
