@@ -117,7 +117,7 @@ function busy(fd: number, path: string, use: FileUse, obstacle: FoundLock): Stor
     'EBUSY',
     `cannot be opened to be ${use === 'write' ? 'written to' : 'read'}: ${holder} ${does}`,
     isWritten
-      ? 'one at a time may write to an image, and nobody read it meanwhile: end that process first'
+      ? 'while one writes to an image, nobody else may use it: end that process first'
       : 'many may read an image, but nobody write to it meanwhile: end that process first, or write to an overlay ' +
           '(`tsvm disk create --backing`)',
   );

@@ -1,4 +1,4 @@
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 
 import type { CheckResult } from '../../storage/qcow2/check.ts';
 import { printable } from '../errors.ts';
@@ -7,12 +7,13 @@ import { addVerb, type Done } from '../verb.ts';
 import { printJson, withRing } from './options.ts';
 import { ProgressBar } from './progress.ts';
 
-type CheckFlags = { readonly repair?: 'leaks' | 'all'; readonly json?: true };
+type CheckFlags = { readonly repair?: true; readonly repairLeaks?: true; readonly json?: true };
+type Repair = 'leaks' | 'all' | undefined;
 
 const EXAMPLES = [
   'tsvm disk check debian.qcow2',
   'tsvm disk check --repair debian.qcow2',
-  'tsvm disk check --repair=leaks debian.qcow2',
+  'tsvm disk check --repair-leaks --json debian.qcow2',
 ];
 
 const HELP = `
@@ -29,15 +30,15 @@ Exit status, as of qemu-img check; after a repair, of what is left:
 export function addCheck(disk: Command, done: Done): void {
   addVerb(disk, 'check', 'check a qcow2 image, and repair it', EXAMPLES)
     .argument('<file>', 'qcow2 image')
-    .addOption(
-      new Option('-r, --repair [what]', 'write what is right: of leaks only, or of all that is wrong')
-        .choices(['leaks', 'all'])
-        .preset('all'),
-    )
+    .option('-r, --repair', 'write what is right wherever something is wrong')
+    .option('--repair-leaks', 'give back clusters that nobody uses, and leave errors as they are')
     .option('--json', 'print a JSON object')
     .addHelpText('after', HELP)
     .action(async (file: string, flags: CheckFlags) => {
-      const { found, left } = await check(file, flags.repair);
+      const { found, left } = await check(
+        file,
+        flags.repair ? 'all' : flags.repairLeaks ? 'leaks' : undefined,
+      );
       const result = {
         path: file,
         errors: left.errors,
@@ -56,10 +57,7 @@ export function addCheck(disk: Command, done: Done): void {
     });
 }
 
-function check(
-  file: string,
-  repair: CheckFlags['repair'],
-): Promise<{ found: CheckResult; left: CheckResult }> {
+function check(file: string, repair: Repair): Promise<{ found: CheckResult; left: CheckResult }> {
   return withRing(async (ring) => {
     const { checkImage } = await import('../../storage/qcow2/check.ts');
     const { RingFile } = await import('../../storage/qcow2/host-file.ts');

@@ -26,7 +26,7 @@ type ConvertFlags = CreationFlags &
 const EXAMPLES = [
   'tsvm disk convert --format raw debian.raw debian.qcow2',
   'tsvm disk convert --format qcow2 --output-format raw debian.qcow2 debian.raw',
-  'tsvm disk convert --format qcow2 --compress --compression-type zstd vm1.qcow2 base.qcow2',
+  'tsvm disk convert --format qcow2 --compress vm1.qcow2 base.qcow2',
 ];
 
 const HELP = `
@@ -39,7 +39,7 @@ export function addConvert(disk: Command, done: Done): void {
     .argument('<input>', 'image to read')
     .argument('<output>', 'image to make')
     .addOption(formatOption('-O, --output-format <format>', 'format of the output (default: qcow2)'))
-    .option('-c, --compress', 'qcow2: compress the clusters of the output');
+    .option('-c, --compress', 'qcow2: compress the clusters of the output, by zlib');
   addBackingPolicy(addCreationOptions(addFormat(convert)))
     .option('--json', 'print a JSON object')
     .addHelpText('after', HELP)
@@ -77,6 +77,12 @@ function targetOf(path: string, flags: ConvertFlags): ConvertTarget {
   if (outputFormat === 'raw') {
     if (compress) throw new UsageError('--compress is for qcow2 images', 'choose --output-format qcow2');
     return { format: 'raw', path, replace, preallocation: rawPreallocation(flags) };
+  }
+  if (compress && flags.compressionType === 'zstd') {
+    throw new UsageError(
+      '--compress writes zlib only: zstd is read, and images for it can be made empty',
+      'leave --compression-type out',
+    );
   }
   if (compress && preallocation !== 'off')
     throw new UsageError('--compress and --preallocation contradict each other', 'leave one of them out');

@@ -146,11 +146,16 @@ export function resolveChain(
     const refuse = refuser(path, names);
     const stat = statOf(here.path, refuse);
     const identity = `${stat.dev}:${stat.ino}`;
-    if (seen.has(identity)) throw refuse('ELOOP', 'the backing files form a loop');
+    if (seen.has(identity)) throw refuse('ELOOP', 'the backing files form a loop', LOOP_HINT);
     seen.add(identity);
-    if (layers.length === MAX_LAYERS) throw refuse('ELOOP', `there are more than ${MAX_LAYERS} layers`);
+    if (layers.length === MAX_LAYERS)
+      throw refuse(
+        'ELOOP',
+        `there are more than ${MAX_LAYERS} layers`,
+        'join some: `tsvm disk commit` or `rebase`',
+      );
     if (!stat.isFile() && layers.length > 0 && !(stat.isBlockDevice() && policy.trusted === true))
-      throw refuse('EINVAL', 'a backing file must be a regular file');
+      throw refuse('EINVAL', 'a backing file must be a regular file', 'copy what it names to a file');
     if (here.format === 'raw') {
       layers.push({ ...here, identity });
       return layers;
@@ -162,19 +167,25 @@ export function resolveChain(
   return layers;
 }
 
+const LOOP_HINT = 'put one of them on another file: `tsvm disk rebase --unsafe`';
+
 type Refuse = (code: string, message: string, hint?: string) => StorageError;
 
 function refuser(top: string, names: readonly string[]): Refuse {
   const chain = names.length > 1 ? ` (chain: ${names.join(' <- ')})` : '';
-  return (code, message, hint) => new StorageError(top, code, `${message}${chain}`, hint);
+  return (code, message, hint) => {
+    // Errors about the image itself begin with its name already.
+    const reason = message.startsWith(`${top}: `) ? message.slice(top.length + 2) : message;
+    return new StorageError(top, code, `${reason}${chain}`, hint);
+  };
 }
 
 function statOf(path: string, refuse: Refuse): ReturnType<typeof statSync> & object {
   try {
     return statSync(path);
   } catch (error) {
-    const { code, message } = openError(path, error);
-    throw refuse(code, message);
+    const { code, message, hint } = openError(path, error);
+    throw refuse(code, message, hint);
   }
 }
 
@@ -187,8 +198,12 @@ function headerOf(ring: IoRing, path: string, refuse: Refuse): Header {
       file.close();
     }
   } catch (error) {
-    if (error instanceof StorageError) throw refuse(error.code, error.message, error.hint);
-    throw error;
+    if (!(error instanceof StorageError)) throw error;
+    throw refuse(
+      error.code,
+      error.message,
+      error.hint ?? '`tsvm disk info FILE` tells what a file looks like',
+    );
   }
 }
 
@@ -203,7 +218,10 @@ function backingOf(
   const name = header.backingFile!;
   const refuse = refuser(top, [...names, name]);
   // As QEMU tells protocols from files: a colon before the first slash.
-  if (/^[^/]*:/.test(name)) throw refuse('EPERM', 'a backing file must be a file, without a protocol');
+  if (/^[^/]*:/.test(name)) {
+    const hint = 'copy what it names to a file, and put the overlay on that: `tsvm disk rebase --unsafe`';
+    throw refuse('EPERM', 'a backing file must be a file, without a protocol', hint);
+  }
   const format = header.backingFormat;
   if (format === undefined) {
     throw refuse(
@@ -213,13 +231,22 @@ function backingOf(
     );
   }
   if (format !== 'raw' && format !== 'qcow2')
-    throw refuse('ENOTSUP', `backing files of format ${JSON.stringify(format)} are not supported`);
+    throw refuse(
+      'ENOTSUP',
+      `backing files of format ${JSON.stringify(format)} are not supported`,
+      'convert the backing file to raw or qcow2 (`qemu-img convert`), and name that: `tsvm disk rebase --unsafe`',
+    );
   const place = isAbsolute(name) ? name : join(dirname(path), name);
   let real: string;
   try {
     real = realpathSync(place);
   } catch (error) {
-    throw refuse(openError(place, error).code, `backing file ${place}: there is no such file`);
+    throw refuse(
+      openError(place, error).code,
+      `backing file ${place}: there is no such file`,
+      'put it there, or tell where it is: ' +
+        `\`tsvm disk rebase --unsafe --backing FILE --backing-format ${format} ${path}\``,
+    );
   }
   const folders = [dirname(realpathSync(path)), ...(policy.folders ?? []).map(realFolder)];
   if (policy.trusted !== true && !folders.some((folder) => isWithin(folder, real))) {
