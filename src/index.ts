@@ -2,11 +2,46 @@
 
 // Running a VM
 export { startVm, VmOptionError } from './vmm/vm.ts';
-export type { AccessCount, RunningVm, SerialPort, VmExit, VmExitReason, VmOptions } from './vmm/types.ts';
+export type {
+  AccessCount,
+  DiskOptions,
+  RunningVm,
+  SerialPort,
+  VmExit,
+  VmExitReason,
+  VmOptions,
+} from './vmm/types.ts';
+
+// Disk images
+export {
+  checkDisk,
+  commitOverlay,
+  convertDisk,
+  createDisk,
+  createOverlay,
+  diskInfo,
+  diskMap,
+  rebaseOverlay,
+  resizeDisk,
+  type NewDisk,
+  type SourceImage,
+} from './storage/tools.ts';
+export type { ConvertTarget } from './storage/convert.ts';
+export type { DiskCache } from './storage/disk.ts';
+export type { Preallocation } from './storage/fill-space.ts';
+export type { DiskFormat } from './storage/open.ts';
+export type { ChainPolicy } from './storage/qcow2/chain.ts';
+export type { CheckOptions, CheckResult } from './storage/qcow2/check.ts';
+export type { CreateOptions } from './storage/qcow2/create.ts';
+export type { OverlayOptions } from './storage/qcow2/create-overlay.ts';
+export type { ImageInfo, Qcow2Info } from './storage/qcow2/info.ts';
+export type { DiskExtent } from './storage/qcow2/map.ts';
+export type { NewBacking, RebaseOptions } from './storage/rebase.ts';
 
 // What this machine can do
 export { probeGuests, type ProbeCheck, type ProbeResult } from './vmm/probe.ts';
 
 // Errors
+export { StorageError } from './storage/disk.ts';
 export { BootError, type KernelFormat } from './boot/types.ts';
 export { KvmCapabilityError, KvmError } from './kvm/errors.ts';

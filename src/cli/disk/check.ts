@@ -4,8 +4,8 @@ import type { CheckResult } from '../../storage/qcow2/check.ts';
 import { printable } from '../errors.ts';
 import { CHECK_EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
-import { printJson, withRing } from './options.ts';
-import { ProgressBar } from './progress.ts';
+import { printJson } from './options.ts';
+import { whileShown } from './progress.ts';
 
 type CheckFlags = { readonly repair?: true; readonly repairLeaks?: true; readonly json?: true };
 type Repair = 'leaks' | 'all' | undefined;
@@ -57,24 +57,14 @@ export function addCheck(disk: Command, done: Done): void {
     });
 }
 
-function check(file: string, repair: Repair): Promise<{ found: CheckResult; left: CheckResult }> {
-  return withRing(async (ring) => {
-    const { checkImage } = await import('../../storage/qcow2/check.ts');
-    const { RingFile } = await import('../../storage/qcow2/host-file.ts');
-    const { whileLocked } = await import('../../storage/file-lock.ts');
-    return whileLocked([[file, repair === undefined ? 'read' : 'write']], async () => {
-      using progress = new ProgressBar(`checking ${file}`);
-      const image = new RingFile(ring, file, repair === undefined);
-      try {
-        const found = await checkImage(image, { progress: progress.tell, ...(repair && { repair }) });
-        if (repair === undefined) return { found, left: found };
-        // What the repair says it did, and what is there now, may differ.
-        return { found, left: await checkImage(image, { progress: progress.tell }) };
-      } finally {
-        image.close();
-      }
-    });
-  });
+async function check(
+  file: string,
+  repair: Repair,
+): Promise<{ readonly found: CheckResult; readonly left: CheckResult }> {
+  const { checkDisk } = await import('../../storage/tools.ts');
+  return whileShown(`checking ${file}`, (progress) =>
+    checkDisk(file, { progress, ...(repair && { repair }) }),
+  );
 }
 
 type Report = Omit<CheckResult, 'messages'> & { readonly path: string; readonly messages: readonly string[] };

@@ -2,8 +2,8 @@ import type { Command } from 'commander';
 
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
-import { addBackingPolicy, policyOf, printJson, withRing, type BackingFlags } from './options.ts';
-import { ProgressBar } from './progress.ts';
+import { addBackingPolicy, policyOf, printJson, type BackingFlags } from './options.ts';
+import { whileShown } from './progress.ts';
 
 type CommitFlags = BackingFlags & { readonly json?: true };
 
@@ -23,11 +23,10 @@ export function addCommit(disk: Command, done: Done): void {
     .option('--json', 'print a JSON object')
     .addHelpText('after', HELP)
     .action(async (file: string, flags: CommitFlags) => {
-      const below = await withRing(async (ring) => {
-        const { commitOverlay } = await import('../../storage/commit.ts');
-        using progress = new ProgressBar(`committing ${file}`);
-        return await commitOverlay(ring, file, policyOf(flags), progress.tell);
-      });
+      const { commitOverlay } = await import('../../storage/tools.ts');
+      const below = await whileShown(`committing ${file}`, (tell) =>
+        commitOverlay(file, policyOf(flags), tell),
+      );
       if (flags.json) printJson({ path: file, backingFile: below });
       else process.stdout.write(`${file}: committed to ${below}\n`);
       done(EXIT.ok);

@@ -11,13 +11,12 @@ import {
   addBackingPolicy,
   addFormat,
   formatOption,
-  policyOf,
   printJson,
-  withRing,
+  sourceOf,
   type BackingFlags,
   type FormatFlags,
 } from './options.ts';
-import { ProgressBar } from './progress.ts';
+import { whileShown } from './progress.ts';
 
 type ConvertFlags = CreationFlags &
   BackingFlags &
@@ -45,22 +44,10 @@ export function addConvert(disk: Command, done: Done): void {
     .addHelpText('after', HELP)
     .action(async (input: string, output: string, flags: ConvertFlags) => {
       const target = targetOf(output, flags);
-      const { format, json } = flags;
-      const info = await withRing(async (ring) => {
-        const { openDisk } = await import('../../storage/open.ts');
-        const { convertDisk } = await import('../../storage/convert.ts');
-        const { imageInfo } = await import('../../storage/qcow2/info.ts');
-        using progress = new ProgressBar(`converting ${input}`);
-        const source = await openDisk(ring, {
-          path: input,
-          readOnly: true,
-          backing: policyOf(flags),
-          ...(format && { format }),
-        });
-        await convertDisk(ring, source, target, progress.tell);
-        return imageInfo(ring, output, target.format);
-      });
-      if (json) printJson(info);
+      const { convertDisk, diskInfo } = await import('../../storage/tools.ts');
+      await whileShown(`converting ${input}`, (tell) => convertDisk(sourceOf(input, flags), target, tell));
+      const [info] = await diskInfo({ path: output, format: target.format });
+      if (flags.json) printJson(info);
       else {
         const { virtualSize, allocatedSize } = info;
         process.stdout.write(

@@ -3,6 +3,7 @@ import { dirname, isAbsolute, join, relative } from 'node:path';
 import type { Command } from 'commander';
 
 import type { DiskFormat } from '../../storage/open.ts';
+import type { NewDisk } from '../../storage/tools.ts';
 import { UsageError } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { formatSize } from '../sizes.ts';
@@ -14,10 +15,10 @@ import {
   formatOption,
   policyOf,
   printJson,
-  withRing,
+  endedBySignals,
   type BackingFlags,
 } from './options.ts';
-import { ProgressBar } from './progress.ts';
+import { whileShown } from './progress.ts';
 
 type CreateFlags = CreationFlags &
   BackingFlags & {
@@ -52,8 +53,8 @@ export function addCreate(disk: Command, done: Done): void {
     .addHelpText('after', HELP)
     .action(async (file: string, size: number | undefined, flags: CreateFlags) => {
       await createImage(file, size, flags);
-      const { imageInfo } = await import('../../storage/qcow2/info.ts');
-      const info = await withRing((ring) => Promise.resolve(imageInfo(ring, file, flags.format ?? 'qcow2')));
+      const { diskInfo } = await import('../../storage/tools.ts');
+      const [info] = await diskInfo({ path: file, format: flags.format ?? 'qcow2' });
       if (flags.json) printJson(info);
       else process.stdout.write(`${file}: ${info.format}, ${formatSize(info.virtualSize)}\n`);
       done(EXIT.ok);
@@ -63,20 +64,17 @@ export function addCreate(disk: Command, done: Done): void {
 async function createImage(file: string, size: number | undefined, flags: CreateFlags): Promise<void> {
   const { format = 'qcow2', backing, backingFormat, force } = flags;
   const replace = force === true;
-  using progress = new ProgressBar(`creating ${file}`);
   if (backing === undefined) {
     if (backingFormat !== undefined)
       throw new UsageError('--backing-format is given without --backing', "see 'tsvm disk create --help'");
     if (size === undefined)
       throw new UsageError('a disk needs a size', 'give it after the file, such as 20G');
-    if (format === 'raw') {
-      const preallocation = rawPreallocation(flags);
-      const { createRaw } = await import('../../storage/create-raw.ts');
-      await withRing(() => createRaw(file, { size, preallocation, replace }, progress.tell));
-      return;
-    }
-    const { createQcow2 } = await import('../../storage/qcow2/create.ts');
-    await withRing(() => createQcow2(file, { ...qcow2Options(flags), size, replace }, progress.tell));
+    const { createDisk } = await import('../../storage/tools.ts');
+    const disk: NewDisk =
+      format === 'raw'
+        ? { format, size, preallocation: rawPreallocation(flags), replace }
+        : { format, ...qcow2Options(flags), size, replace };
+    await whileShown(`creating ${file}`, (tell) => createDisk(file, disk, tell));
     return;
   }
   if (format === 'raw') throw new UsageError('a raw disk has no backing file', 'choose the format qcow2');
@@ -89,10 +87,9 @@ async function createImage(file: string, size: number | undefined, flags: Create
   checkPlace(file, backing);
   if (flags.preallocation !== undefined && flags.preallocation !== 'off')
     throw new UsageError('an overlay cannot be preallocated: it would hide its backing file');
-  const { createOverlay } = await import('../../storage/qcow2/create-overlay.ts');
-  await withRing((ring) =>
+  const { createOverlay } = await import('../../storage/tools.ts');
+  await endedBySignals(() =>
     createOverlay(
-      ring,
       file,
       { name: backing, format: backingFormat },
       { ...policyOf(flags), ...qcow2Options(flags), replace, ...(size !== undefined && { size }) },

@@ -6,14 +6,7 @@ import { printable } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { formatSize } from '../sizes.ts';
 import { addVerb, type Done } from '../verb.ts';
-import {
-  addBackingPolicy,
-  formatOption,
-  policyOf,
-  printJson,
-  withRing,
-  type BackingFlags,
-} from './options.ts';
+import { addBackingPolicy, formatOption, policyOf, printJson, type BackingFlags } from './options.ts';
 
 type InfoFlags = BackingFlags & {
   readonly format?: DiskFormat;
@@ -42,18 +35,13 @@ export function addInfo(disk: Command, done: Done): void {
     .option('--json', 'print a JSON object; with --chain, an array of them')
     .addHelpText('after', HELP)
     .action(async (file: string, flags: InfoFlags) => {
-      const layers = await withRing(async (ring) => {
-        const { imageInfo } = await import('../../storage/qcow2/info.ts');
-        const { looksLikeQcow2 } = await import('../../storage/open.ts');
-        const { whileLocked } = await import('../../storage/file-lock.ts');
-        const { resolveChain } = await import('../../storage/qcow2/chain.ts');
-        const format = flags.format ?? (looksLikeQcow2(file) ? 'qcow2' : 'raw');
-        const chain = flags.chain
-          ? resolveChain(ring, file, format, { ...policyOf(flags), acceptChanged: true })
-          : [{ path: file, format }];
-        const uses = flags.forceShare ? [] : chain.map((layer) => [layer.path, 'read'] as const);
-        return whileLocked(uses, () => chain.map((layer) => imageInfo(ring, layer.path, layer.format)));
-      });
+      const { diskInfo } = await import('../../storage/tools.ts');
+      const { looksLikeQcow2 } = await import('../../storage/open.ts');
+      const format = flags.format ?? (looksLikeQcow2(file) ? 'qcow2' : 'raw');
+      const layers = await diskInfo(
+        { path: file, format, backing: policyOf(flags) },
+        { chain: flags.chain === true, share: flags.forceShare === true },
+      );
       if (flags.json) printJson(flags.chain ? layers : layers[0]);
       else process.stdout.write(layers.map(describe).join('\n'));
       done(EXIT.ok);

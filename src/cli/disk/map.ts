@@ -4,14 +4,7 @@ import type { DiskExtent } from '../../storage/qcow2/map.ts';
 import { printable } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
-import {
-  addBackingPolicy,
-  addFormat,
-  policyOf,
-  withRing,
-  type BackingFlags,
-  type FormatFlags,
-} from './options.ts';
+import { addBackingPolicy, addFormat, sourceOf, type BackingFlags, type FormatFlags } from './options.ts';
 
 type MapFlags = FormatFlags & BackingFlags & { readonly json?: true };
 
@@ -36,22 +29,8 @@ export function addMap(disk: Command, done: Done): void {
     .option('--json', 'print a JSON array')
     .addHelpText('after', HELP)
     .action(async (file: string, flags: MapFlags) => {
-      const { format } = flags;
-      await withRing(async (ring) => {
-        const { openDisk } = await import('../../storage/open.ts');
-        const { mapDisk } = await import('../../storage/qcow2/map.ts');
-        const image = await openDisk(ring, {
-          path: file,
-          readOnly: true,
-          backing: policyOf(flags),
-          ...(format && { format }),
-        });
-        try {
-          await (flags.json ? printJsonExtents : printTable)(mapDisk(image));
-        } finally {
-          await image.close();
-        }
-      });
+      const { diskMap } = await import('../../storage/tools.ts');
+      await (flags.json ? printJsonExtents : printTable)(diskMap(sourceOf(file, flags)));
       done(EXIT.ok);
     });
 }
@@ -62,6 +41,7 @@ async function printJsonExtents(extents: AsyncIterable<DiskExtent>): Promise<voi
   for await (const extent of extents) {
     await print(`${separator}${JSON.stringify(extent)}`);
     separator = ',\n';
+    if (process.stdout.destroyed) return;
   }
   await print(separator === '[' ? '[]\n' : ']\n');
 }
@@ -69,29 +49,25 @@ async function printJsonExtents(extents: AsyncIterable<DiskExtent>): Promise<voi
 async function printTable(extents: AsyncIterable<DiskExtent>): Promise<void> {
   const row = (...cells: string[]): string =>
     `${cells
-      .map((cell, i) => (i < 4 ? cell.padEnd(16) : cell))
+      .map((cell) => cell.padEnd(16))
       .join(' ')
       .trimEnd()}\n`;
-  await print(row('start', 'length', 'kind', 'offset', 'file'));
+  const hex = (value: number): string => `0x${value.toString(16)}`;
+  // With the first extent: nothing is printed where the image cannot be opened.
+  let heading = row('start', 'length', 'kind', 'offset', 'file');
   for await (const { start, length, kind, offset, path } of extents) {
-    const hex = (value: number): string => `0x${value.toString(16)}`;
-    await print(
-      row(
-        hex(start),
-        hex(length),
-        kind,
-        offset === undefined ? '' : hex(offset),
-        kind === 'none' ? '' : printable(path),
-      ),
-    );
+    const where = offset === undefined ? '' : hex(offset);
+    const line = row(hex(start), hex(length), kind, where, kind === 'none' ? '' : printable(path));
+    await print(heading + line);
+    heading = '';
+    if (process.stdout.destroyed) return;
   }
+  await print(heading);
 }
 
-function print(text: string): Promise<void> | undefined {
-  if (process.stdout.write(text)) return undefined;
+/** Waits where the reader is slow. Where there is none any more, it returns at once, and main tells. */
+function print(text: string): Promise<void> {
   return new Promise((resolve) => {
-    process.stdout.once('drain', resolve);
-    // Nobody reads it any more: main tells, when all is done.
-    process.stdout.once('error', () => resolve());
+    if (process.stdout.write(text, () => resolve())) resolve();
   });
 }

@@ -3,8 +3,8 @@ import { type Command, Option } from 'commander';
 
 import { parseSize, SizeError } from '../sizes.ts';
 import { argument } from '../verb.ts';
-import type { IoRing } from '../../kvm/io-ring.ts';
 import type { DiskFormat } from '../../storage/open.ts';
+import type { SourceImage } from '../../storage/tools.ts';
 import type { ChainPolicy } from '../../storage/qcow2/chain.ts';
 import { EXIT } from '../exit-codes.ts';
 
@@ -35,6 +35,11 @@ export function addFormat(command: Command): Command {
   return command.addOption(formatOption('-f, --format <format>', 'format of the image (default: raw)'));
 }
 
+/** The image of `file`, as the flags say what it is. */
+export function sourceOf(path: string, flags: FormatFlags & BackingFlags): SourceImage {
+  return { path, backing: policyOf(flags), ...(flags.format !== undefined && { format: flags.format }) };
+}
+
 export type FormatFlags = { readonly format?: DiskFormat };
 
 const SECTOR = 512;
@@ -51,21 +56,10 @@ export function parseDiskSize(text: string): number {
 
 export const diskSize = argument(parseDiskSize);
 
-/** Runs something that needs a ring for I/O. */
-export async function withRing<T>(use: (ring: IoRing) => Promise<T>): Promise<T> {
-  const { IoRing } = await import('../../kvm/io-ring.ts');
-  const ring = new IoRing();
-  try {
-    return await endedBySignals(() => use(ring));
-  } finally {
-    ring.close();
-  }
-}
-
 const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
 
-/** A signal ends the process with the event `exit`, which removes what has only a temporary name. */
-async function endedBySignals<T>(use: () => Promise<T>): Promise<T> {
+/** Does something that a signal may end: the process exits then, with the event `exit`, which removes what has only a temporary name. */
+export async function endedBySignals<T>(use: () => Promise<T>): Promise<T> {
   const handlers = Object.entries(SIGNALS).map(
     ([signal, code]) => [signal as keyof typeof SIGNALS, () => process.exit(code)] as const,
   );

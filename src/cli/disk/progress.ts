@@ -1,5 +1,7 @@
 /** How far a long command has come: a bar on standard error, where that is a terminal. */
 
+import { endedBySignals } from './options.ts';
+
 type Terminal = { readonly isTTY?: boolean; readonly columns?: number; write(text: string): unknown };
 
 const WIDTH = 30;
@@ -7,7 +9,7 @@ const WIDTH = 30;
 const SHOWN_AFTER = 300;
 const BETWEEN = 100;
 
-export class ProgressBar implements Disposable {
+class ProgressBar implements Disposable {
   readonly #label: string;
   readonly #terminal: Terminal;
   #next = performance.now() + SHOWN_AFTER;
@@ -40,4 +42,13 @@ export class ProgressBar implements Disposable {
     this.#terminal.write(`\r${' '.repeat(this.#shown.length)}\r`);
     this.#shown = '';
   }
+}
+
+/** Does something long, with a bar, that a signal may end. */
+export async function whileShown<T>(
+  label: string,
+  work: (tell: (share: number) => void) => Promise<T>,
+): Promise<T> {
+  using bar = new ProgressBar(label);
+  return await endedBySignals(() => work(bar.tell));
 }

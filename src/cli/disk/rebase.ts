@@ -5,15 +5,8 @@ import { UsageError } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { checkPlace } from './create.ts';
-import {
-  addBackingPolicy,
-  formatOption,
-  policyOf,
-  printJson,
-  withRing,
-  type BackingFlags,
-} from './options.ts';
-import { ProgressBar } from './progress.ts';
+import { addBackingPolicy, formatOption, policyOf, printJson, type BackingFlags } from './options.ts';
+import { whileShown } from './progress.ts';
 
 type RebaseFlags = BackingFlags & {
   readonly backing?: string;
@@ -47,15 +40,10 @@ export function addRebase(disk: Command, done: Done): void {
     .addHelpText('after', HELP)
     .action(async (file: string, flags: RebaseFlags) => {
       const backing = backingOf(file, flags);
-      await withRing(async (ring) => {
-        const { rebaseOverlay } = await import('../../storage/rebase.ts');
-        using progress = new ProgressBar(`rebasing ${file}`);
-        await rebaseOverlay(ring, file, backing, {
-          ...policyOf(flags),
-          unsafe: flags.unsafe === true,
-          progress: progress.tell,
-        });
-      });
+      const { rebaseOverlay } = await import('../../storage/tools.ts');
+      await whileShown(`rebasing ${file}`, (progress) =>
+        rebaseOverlay(file, backing, { ...policyOf(flags), unsafe: flags.unsafe === true, progress }),
+      );
       if (flags.json)
         printJson({ path: file, backingFile: backing?.name ?? null, backingFormat: backing?.format ?? null });
       else

@@ -8,9 +8,9 @@ import {
   addBackingPolicy,
   addFormat,
   parseDiskSize,
-  policyOf,
+  endedBySignals,
   printJson,
-  withRing,
+  sourceOf,
   type BackingFlags,
   type FormatFlags,
 } from './options.ts';
@@ -43,16 +43,9 @@ export function addResize(disk: Command, done: Done): void {
     .option('--json', 'print a JSON object')
     .addHelpText('after', HELP)
     .action(async (file: string, change: Change, flags: ResizeFlags) => {
-      const { format } = flags;
-      const [oldSize, newSize] = await withRing(async (ring) => {
-        const { openDisk } = await import('../../storage/open.ts');
-        const image = await openDisk(ring, {
-          path: file,
-          backing: policyOf(flags),
-          ...(format && { format }),
-        });
-        try {
-          const before = image.size;
+      const { resizeDisk } = await import('../../storage/tools.ts');
+      const { oldSize, newSize } = await endedBySignals(() =>
+        resizeDisk(sourceOf(file, flags), (before) => {
           const size = { '': change.bytes, '+': before + change.bytes, '-': before - change.bytes }[
             change.sign
           ];
@@ -63,12 +56,9 @@ export function addResize(disk: Command, done: Done): void {
               'if that is meant, give --shrink',
             );
           }
-          await image.resize(size);
-          return [before, size];
-        } finally {
-          await image.close();
-        }
-      });
+          return size;
+        }),
+      );
       if (flags.json) printJson({ path: file, oldSize, newSize });
       else process.stdout.write(`${file}: ${formatSize(newSize)} (${newSize} bytes)\n`);
       done(EXIT.ok);
