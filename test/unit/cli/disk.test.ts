@@ -308,6 +308,23 @@ describe.skipIf(noQemuTools !== undefined)('overlays', () => {
     made('map', '-f', 'qcow2', 'a.qcow2');
   });
 
+  it('whose commit is killed read as before, and are committed again', async () => {
+    made('create', 'base.qcow2', '256M');
+    made('create', '-b', 'base.qcow2', '-F', 'qcow2', 'a.qcow2');
+    qemuIo(file('a.qcow2'), 'write -P 2 0 256M');
+    const small = statSync(file('base.qcow2')).size;
+    const child = new Background(process.execPath, [TSVM, 'disk', 'commit', 'a.qcow2'], folder.path);
+    while (statSync(file('base.qcow2')).size < small + 16 * MIB) await delay(2);
+    child.process.kill('SIGKILL');
+    await child.ends();
+    expect(child.process.signalCode).toBe('SIGKILL');
+    made('map', '-f', 'qcow2', 'a.qcow2');
+    qemuIo(file('a.qcow2'), 'read -P 2 0 256M');
+    made('commit', 'a.qcow2');
+    qemuIo(file('base.qcow2'), 'read -P 2 0 256M');
+    expect(qemuCheck(file('base.qcow2'))).toMatchObject({ 'check-errors': 0 });
+  });
+
   it('that stay behind are refused, with the chain', () => {
     makeChain();
     made('create', '-b', 'base.qcow2', '-F', 'qcow2', 'b.qcow2');
