@@ -65,6 +65,10 @@ uint8_t Region::Take(uint64_t offset) {
   return static_cast<uint8_t>(pair);
 }
 
+void Region::Clear(uint32_t bits) {
+  __atomic_and_fetch(reinterpret_cast<uint32_t*>(shadow->data() + clears), ~bits, __ATOMIC_ACQ_REL);
+}
+
 void Region::RaiseFence(uint64_t posted) {
   uint64_t before = fence.load(std::memory_order_relaxed);
   while (before < posted && !fence.compare_exchange_weak(before, posted, std::memory_order_release)) {

@@ -13,7 +13,7 @@ namespace tsvm {
 enum class Space : uint8_t { kPio, kMmio, kIndexed };
 // In order of cost: an access over several bytes takes the highest.
 enum class ReadMode : uint8_t { kCounter, kShadow, kOrdered, kConsume, kLeased, kTake, kTrap };
-enum class WriteMode : uint8_t { kIgnore, kStream, kPosted, kTrap };
+enum class WriteMode : uint8_t { kIgnore, kClear, kStream, kPosted, kTrap };
 
 // An index register, and data bytes that show what it chooses elsewhere on the bus.
 struct IndexWindow {
@@ -55,10 +55,12 @@ struct Region {
   std::vector<WriteMode> writes;
   uint64_t counter_hz = 0;
   unsigned counter_bits = 32;
-  // Written by JavaScript while vCPUs read: every access is one aligned load, or bytes.
+  // Written by JavaScript while vCPUs read: every access is one aligned load, or bytes. kClear writes it too.
   std::shared_ptr<std::vector<uint8_t>> shadow;
   // kTake: for each byte the value that is read in the low half, what the read leaves in the high half
   std::shared_ptr<std::vector<uint16_t>> takes;
+  // kClear: where in the shadow
+  uint64_t clears = 0;
   // Reads wait for posted writes to this region alone, not for those to all of them.
   bool own_order = false;
   // how many accesses had been posted with the last one that such a read waits for
@@ -76,6 +78,7 @@ struct Region {
   WriteMode WriteModeAt(uint64_t offset, unsigned size) const;
   uint32_t ReadShadow(uint64_t offset, unsigned size) const;
   uint8_t Take(uint64_t offset);
+  void Clear(uint32_t bits);
   void RaiseFence(uint64_t posted);
 };
 

@@ -428,6 +428,11 @@ Napi::Value Vm::AddRegion(const Napi::CallbackInfo& info) {
   region->counter_hz = ToUint(Property(options, "counterHz"), "counterHz", 10'000'000'000);
   region->counter_bits = ToUint32(Property(options, "counterBits"), "counterBits", 32);
   region->own_order = ToBool(Property(options, "ownOrder"), "ownOrder");
+  region->clears = ToUint(Property(options, "clears"), "clears", region->size);
+  const bool clears = std::count(region->writes.begin(), region->writes.end(), WriteMode::kClear) > 0;
+  if (clears && (!NeedsShadow(region->reads) || region->clears % 4 != 0 || region->clears + 4 > region->size)) {
+    throw Napi::RangeError::New(env, "what writes clear must be 32 aligned bits of the shadow");
+  }
   const Napi::Value window = options.Get("window");
   if (!window.IsUndefined()) region->window = ToWindow(ToObject(window, "window"), *region);
   Napi::Object result = Napi::Object::New(env);

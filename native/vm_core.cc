@@ -144,6 +144,9 @@ bool VmCore::Write(Region& region, uint64_t offset, unsigned size, uint32_t valu
   switch (mode) {
     case WriteMode::kIgnore:
       return true;
+    case WriteMode::kClear:
+      if (size == 4 && offset % 4 == 0) region.Clear(value);
+      return true;
     case WriteMode::kStream:
     case WriteMode::kPosted: {
       bool waited = false;

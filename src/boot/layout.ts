@@ -61,8 +61,10 @@ export const GSI = {
 } as const;
 /** Lines of INTA# of the PCI devices, in turn; above the PICs' 16, as on any PC with an IOAPIC. */
 export const PCI_GSIS: readonly number[] = [16, 17, 18, 19];
-/** Lines of virtio-mmio transports, one each: first those of the IOAPIC alone, then what the legacy devices leave. */
-export const VIRTIO_MMIO_GSIS: readonly number[] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 10, 11, 7, 6, 15, 14];
+/** Lines of the PICs that the legacy devices leave; kernels know them without ACPI. */
+export const FREE_ISA_GSIS: readonly number[] = [5, 10, 11, 7, 6, 15, 14];
+/** Lines of virtio-mmio transports, one each: first those of the IOAPIC alone. */
+export const VIRTIO_MMIO_GSIS: readonly number[] = [16, 17, 18, 19, 20, 21, 22, 23, ...FREE_ISA_GSIS];
 
 /** I/O ports of the board. */
 export const PORT = {

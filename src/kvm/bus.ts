@@ -37,9 +37,11 @@ export type ReadMode = 'trap' | 'shadow' | 'ordered' | 'consume' | 'leased' | 't
  * - `posted`: the write goes into a ring and the vCPU goes on; {@link BusRegion.write} is called in order. A full
  *   ring makes the vCPU wait, so a flood is bounded.
  * - `stream`: as `posted`, but reads with {@link BusRegion.order} `own` do not wait for it (data that flows out).
+ * - `clear`: at once: the bits that are set in the value are cleared in a register of the shadow, see
+ *   {@link BusRegion.clears} (interrupts that are acknowledged). The device is not told.
  * - `ignore`: dropped.
  */
-export type WriteMode = 'trap' | 'posted' | 'stream' | 'ignore';
+export type WriteMode = 'trap' | 'posted' | 'stream' | 'clear' | 'ignore';
 
 /** Width of one access in bytes. Wider accesses and those over the end of a region arrive in pieces of these. */
 export type AccessSize = 1 | 2 | 4;
@@ -78,6 +80,11 @@ export type BusRegion = {
    */
   readonly order?: 'all' | 'own';
   readonly window?: IndexWindow;
+  /**
+   * For `clear` writes: the register of 32 bits whose bits they clear, at a multiple of 4. Writes of other widths, or
+   * that are not aligned, do nothing. The device sets bits there by Atomics, since vCPUs clear them at any time.
+   */
+  readonly clears?: number;
   /** For `counter` reads: little-endian, counts from the VM's creation on, wraps at `bits`. */
   readonly counter?: { readonly hz: number; readonly bits: 24 | 32 };
   /** Answers a trapped read. Must not throw; what it returns is cut to `size` bytes. */
@@ -111,6 +118,12 @@ export type RegionHandle = {
 export type Bus = {
   /** @throws RangeError where it overlaps a region that is there, naming both */
   add(region: BusRegion): RegionHandle;
+};
+
+/** An edge-triggered line into the interrupt controller. */
+export type EdgeLine = {
+  /** Interrupts once. */
+  pulse(): void;
 };
 
 /** A line into the interrupt controller. Setting a level that it has is a no-op. */

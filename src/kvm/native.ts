@@ -119,6 +119,7 @@ export type NativeVm = {
     counterHz: number;
     counterBits: number;
     ownOrder: boolean;
+    clears: number;
     window?: {
       indexOffset: number;
       indexSize: number;

@@ -3,7 +3,7 @@ import type { NativeVm } from './native.ts';
 
 /** As numbered in native/bus.h. */
 const READ_MODES: readonly ReadMode[] = ['counter', 'shadow', 'ordered', 'consume', 'leased', 'take', 'trap'];
-const WRITE_MODES: readonly WriteMode[] = ['ignore', 'stream', 'posted', 'trap'];
+const WRITE_MODES: readonly WriteMode[] = ['ignore', 'clear', 'stream', 'posted', 'trap'];
 
 const modeBytes = <Mode>(order: readonly Mode[], modes: Mode | readonly Mode[]): Uint8Array =>
   Uint8Array.from(Array.isArray(modes) ? (modes as readonly Mode[]) : [modes as Mode], (mode) =>
@@ -45,6 +45,7 @@ export class Region implements RegionHandle {
       counterHz: spec.counter?.hz ?? 0,
       counterBits: spec.counter?.bits ?? 32,
       ownOrder: spec.order === 'own',
+      clears: spec.clears ?? 0,
       ...(spec.window && { window: nativeWindow(spec.window) }),
     });
     this.#native = native;

@@ -1,5 +1,6 @@
-import type { AccessSize, Bus, BusRegion, IrqLine, RegionHandle } from './bus.ts';
+import type { AccessSize, Bus, BusRegion, EdgeLine, IrqLine, RegionHandle } from './bus.ts';
 import { CAP, type CapabilityName } from './constants.ts';
+import { createEventFd, type EventFd } from './events.ts';
 import type { GuestRam } from './memory.ts';
 import { native, type NativeVm } from './native.ts';
 import { Region } from './region.ts';
@@ -35,8 +36,8 @@ export type RegionCount = {
 export class KvmVm implements Bus {
   readonly native: NativeVm;
   readonly routing: IrqRouting;
-  /** What lives as long as the VM although nobody else may hold it: watched events, which hold nothing themselves. */
-  readonly attached = new Set<object>();
+  /** What lives as long as the VM although nobody else may hold it: events that KVM signals or takes. */
+  readonly attached = new Set<EventFd>();
   /** Told when a vCPU stopped by itself. */
   onExit: (exit: VcpuExit) => void = () => undefined;
   /** Told of an exception out of a device's callback: a bug of tsvm, never the guest's doing. */
@@ -150,6 +151,18 @@ export class KvmVm implements Bus {
     };
   }
 
+  /** The same as a line whose edges count, by irqfd. Goes with the VM. */
+  edgeLine(gsi: number): EdgeLine {
+    const event = createEventFd();
+    this.native.irqfd({ fd: event.fd, gsi });
+    this.attached.add(event);
+    return {
+      pulse: () => {
+        if (!this.#closed) event.signal();
+      },
+    };
+  }
+
   /** Accesses by region since it was added, those that no device claimed as `unclaimed`. */
   counters(): RegionCount[] {
     const rows = this.native.counters();
@@ -168,6 +181,7 @@ export class KvmVm implements Bus {
     this.native.close();
     for (const vcpu of this.#vcpus) vcpu.rested('closed');
     for (const region of [...this.#regions.values()]) region.forget();
+    for (const event of this.attached) event.close();
     this.attached.clear();
   }
 

@@ -1,5 +1,5 @@
 import * as v from 'valibot';
-import { PCI_GSIS, VIRTIO_MMIO, VIRTIO_MMIO_GSIS } from '../boot/layout.ts';
+import { FREE_ISA_GSIS, PCI_GSIS, VIRTIO_MMIO, VIRTIO_MMIO_GSIS } from '../boot/layout.ts';
 import { checkState, DeviceStateError } from '../kvm/device-state.ts';
 import type { GuestMemory } from '../kvm/guest-memory.ts';
 import { KvmMessages, KvmNotifier } from '../kvm/notify.ts';
@@ -62,19 +62,20 @@ export class VirtioBus {
       this.acpi = { pciInterrupts: pci.interrupts };
       return;
     }
-    if (devices.length > VIRTIO_MMIO_GSIS.length) {
+    const inAcpi = transport === 'mmio';
+    const gsis = inAcpi ? VIRTIO_MMIO_GSIS : FREE_ISA_GSIS;
+    if (devices.length > gsis.length) {
       throw new RangeError(
-        `${devices.length} devices over virtio-mmio, which has ${VIRTIO_MMIO_GSIS.length} interrupt lines; use the transport pci`,
+        `${devices.length} devices over ${transport}, which has ${gsis.length} interrupt lines; use the transport pci`,
       );
     }
     const slots = devices.map((device, index) => {
-      const gsi = VIRTIO_MMIO_GSIS[index]!;
+      const gsi = gsis[index]!;
       const base = VIRTIO_MMIO.base + index * PAGE;
-      return new MmioTransport({ ...common, device, bus: vm, base, gsi, irq: vm.irqLine(gsi) });
+      return new MmioTransport({ ...common, device, bus: vm, base, gsi, irq: vm.edgeLine(gsi) });
     });
     this.#mmio = slots;
     this.#transports = slots;
-    const inAcpi = transport === 'mmio';
     this.acpi = inAcpi ? { virtioMmio: slots.map(({ mmioConfig }) => mmioConfig) } : {};
     this.kernelParameters = inAcpi ? [] : slots.map((slot) => slot.kernelParameter);
   }

@@ -1,4 +1,4 @@
-import type { AccessSize, Bus, IrqLine, ReadMode, RegionHandle, WriteMode } from '../kvm/bus.ts';
+import type { AccessSize, Bus, EdgeLine, ReadMode, RegionHandle, WriteMode } from '../kvm/bus.ts';
 import type { GuestMemory } from '../kvm/guest-memory.ts';
 import type { Notifier } from '../kvm/notify.ts';
 import type { VirtioDevice } from './device.ts';
@@ -54,7 +54,7 @@ const QUEUE_PARTS: ReadonlyMap<number, readonly [QueueAddress, 0 | 1]> = new Map
 ]);
 
 /**
- * Reads come from the shadow. InterruptStatus changes by what waits for its answer alone. ConfigGeneration is
+ * Reads come from the shadow, that of InterruptStatus at once: it is changed in one step. ConfigGeneration is
  * trapped: a driver that reads the fields between two reads of it must see a change in either both or none, and
  * changes are made on the event loop, between trapped reads.
  */
@@ -67,13 +67,14 @@ function readModes(): ReadMode[] {
 
 /**
  * Registers are posted, as the driver notices their effect by reading alone; not so Status, since drivers take a
- * reset for done without reading it, and InterruptACK, whose effect is on the interrupt line.
+ * reset for done without reading it. InterruptACK clears InterruptStatus on the spot, before the driver looks for what
+ * the interrupt was about: bits that are set from then on come with an interrupt of their own.
  */
 function writeModes(writable: readonly boolean[]): WriteMode[] {
   const modes = Array<WriteMode>(PAGE).fill('ignore');
   modes.fill('posted', 0, MMIO.config);
   modes.fill('trap', MMIO.status, MMIO.status + 4);
-  modes.fill('trap', MMIO.interruptAck, MMIO.interruptAck + 4);
+  modes.fill('clear', MMIO.interruptAck, MMIO.interruptAck + 4);
   writable.forEach((may, i) => {
     if (may) modes[MMIO.config + i] = 'posted';
   });
@@ -87,8 +88,11 @@ export type MmioTransportOptions = {
   readonly notifier: Notifier;
   /** guest-physical address of the registers, one page */
   readonly base: number;
-  /** level-triggered */
-  readonly irq: IrqLine;
+  /**
+   * Not a level: an acknowledgement would have to wait for JavaScript to lower it. Each cause that the driver has not
+   * acknowledged yet came with an edge after it was set.
+   */
+  readonly irq: EdgeLine;
   readonly gsi: number;
   readonly report?: (message: string) => void;
   readonly defer?: (callback: () => void) => void;
@@ -102,9 +106,8 @@ export class MmioTransport {
   readonly #device: VirtioDevice;
   readonly #image = new RegisterImage(PAGE);
   readonly #region: RegionHandle;
-  readonly #irq: IrqLine;
+  readonly #irq: EdgeLine;
   #attached: { detach(): void }[] = [];
-  #interruptStatus = 0;
 
   constructor(options: MmioTransportOptions) {
     const { device, base, gsi, notifier } = options;
@@ -135,7 +138,7 @@ export class MmioTransport {
           }
         },
         deactivated: () => this.#detach(),
-        reset: () => this.#setInterrupts(0),
+        reset: () => this.#clearInterrupts(),
       },
     });
     this.#region = options.bus.add({
@@ -145,6 +148,7 @@ export class MmioTransport {
       size: PAGE,
       reads: readModes(),
       writes: writeModes(device.config.writable),
+      clears: MMIO.interruptStatus,
       read: (offset, size) => this.#image.get(offset, size),
       write: (offset, size, value) => this.#write(offset, size, value),
     });
@@ -171,14 +175,15 @@ export class MmioTransport {
 
   /** Plain data. Only while the core is paused. */
   save(): unknown {
-    return { core: this.core.save(), interruptStatus: this.#interruptStatus };
+    return { core: this.core.save(), interruptStatus: this.#region.shadow[MMIO.interruptStatus] };
   }
 
   /** @throws DeviceStateError, with nothing changed */
   restore(data: unknown): void {
     const state = checkState(this.#device.name, mmioSchema, data);
     this.core.restore(state.core);
-    this.#setInterrupts(state.interruptStatus);
+    this.#clearInterrupts();
+    if (state.interruptStatus !== 0) this.#raise(state.interruptStatus);
   }
 
   /** Takes the device off the bus, once its reset is done. */
@@ -219,9 +224,6 @@ export class MmioTransport {
         // Of a queue that has no ioeventfd, or not yet.
         core.notify(value);
         return;
-      case MMIO.interruptAck:
-        this.#setInterrupts(this.#interruptStatus & ~value);
-        return;
       case MMIO.status:
         core.writeStatus(value);
         break;
@@ -245,14 +247,13 @@ export class MmioTransport {
     image.set32(MMIO.configGeneration, core.configGeneration);
   }
 
-  #raise(bit: number): void {
-    this.#setInterrupts(this.#interruptStatus | bit);
+  #raise(bits: number): void {
+    Atomics.or(this.#region.shadow, MMIO.interruptStatus, bits);
+    this.#irq.pulse();
   }
 
-  #setInterrupts(status: number): void {
-    this.#interruptStatus = status;
-    this.#image.set32(MMIO.interruptStatus, status);
-    this.#irq.set(status !== 0);
+  #clearInterrupts(): void {
+    Atomics.store(this.#region.shadow, MMIO.interruptStatus, 0);
   }
 
   #detach(): void {

@@ -214,6 +214,40 @@ test('posted writes arrive before a trap that the guest makes after them', async
   expect(log).toEqual([['write', 0, 1, 1], ['write', 1, 1, 2], ['trap'], ['write', 0, 1, 3]]);
 });
 
+test('a write that clears does so at once, by aligned words alone, and tells nobody', async () => {
+  const log: Log = [];
+  const tiny = guest(
+    real.out32(PORT + 4, 0x8000_0021),
+    real.in32(PORT),
+    real.storeEax(OUT),
+    real.out8(PORT + 4, 0xff),
+    real.out16(PORT + 4, 0xffff),
+    real.out32(PORT + 6, 0xffff_ffff),
+    real.in32(PORT),
+    real.storeEax(OUT + 4),
+  );
+  const { shadow } = tiny.vm.add(
+    logging('shadow', 'clear', log, { size: 10, clears: 0, reads: 'shadow', writes: 'clear' }),
+  );
+  shadow.set([0xff, 0x00, 0x12, 0x80]);
+  Atomics.or(shadow, 1, 0x40);
+  await runToHalt(tiny);
+  expect([...tiny.ram.memory.read(OUT, 8)]).toEqual([0xde, 0x40, 0x12, 0x00, 0xde, 0x40, 0x12, 0x00]);
+  expect(log).toEqual([]);
+  expect(tiny.vm.counters()).toContainEqual({ name: 'device', reads: 2, writes: 4, waits: 0 });
+});
+
+test('a region whose writes clear has the word that they clear', () => {
+  const tiny = guest();
+  const region = (more: Partial<BusRegion>): BusRegion => ({
+    ...logging('shadow', 'clear', [], { size: 8 }),
+    ...more,
+  });
+  for (const wrong of [{ clears: 2 }, { clears: 8 }, { clears: 0, reads: 'trap' as const }]) {
+    expect(() => tiny.vm.add(region(wrong))).toThrow(RangeError);
+  }
+});
+
 describe('modes by byte', () => {
   const reads: ReadMode[] = ['shadow', 'shadow', 'trap', 'shadow'];
   const writes: WriteMode[] = ['ignore', 'posted', 'trap', 'ignore'];

@@ -2,6 +2,7 @@ import type {
   AccessSize,
   Bus,
   BusRegion,
+  EdgeLine,
   IrqLine,
   ReadMode,
   RegionHandle,
@@ -154,10 +155,16 @@ export class FakeBus implements Bus {
       this.waits++;
       this.drain();
       spec.write?.(offset, size, value >>> 0);
+    } else if (modes.includes('clear') && !modes.some((mode) => mode === 'posted' || mode === 'stream')) {
+      if (size === 4 && offset % 4 === 0) this.#clear(region, value);
     } else if (modes.includes('posted') || modes.includes('stream')) {
       const run = (): void => spec.write?.(offset, size, value >>> 0);
       this.#ring.push({ region, run, fence: modes.includes('posted') });
     }
+  }
+
+  #clear({ spec, shadow }: Region, bits: number): void {
+    for (let i = 0; i < 4; i++) Atomics.and(shadow, spec.clears! + i, ~(bits >>> (8 * i)) & 0xff);
   }
 
   #serve(region: Region, offset: number, size: AccessSize, now: number): number {
@@ -262,7 +269,7 @@ function targetOf({ spec, index }: Region, offset: number): number | undefined {
 }
 
 /** An interrupt line that remembers. */
-export class FakeIrq implements IrqLine {
+export class FakeIrq implements IrqLine, EdgeLine {
   level = false;
   /** rising edges so far */
   edges = 0;
@@ -270,5 +277,9 @@ export class FakeIrq implements IrqLine {
   set(high: boolean): void {
     if (high && !this.level) this.edges++;
     this.level = high;
+  }
+
+  pulse(): void {
+    this.edges++;
   }
 }

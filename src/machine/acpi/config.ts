@@ -6,9 +6,8 @@ export type VirtioMmioDevice = {
   readonly base: number;
   /** in bytes */
   readonly size: number;
+  /** edge-triggered, active-high */
   readonly gsi: number;
-  /** default `level`, what InterruptStatus and InterruptACK imply; always active-high */
-  readonly trigger?: 'level' | 'edge';
 };
 
 /** Where a PCI function's INTx goes. */

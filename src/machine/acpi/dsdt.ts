@@ -123,13 +123,13 @@ function pvpanic(port: number): Term {
 }
 
 function virtioMmioDevices(devices: readonly VirtioMmioDevice[]): Term[] {
-  return devices.map(({ base, size, gsi, trigger = 'level' }, index) => {
+  return devices.map(({ base, size, gsi }, index) => {
     const shared = devices.filter((other) => other.gsi === gsi).length > 1;
     return aml.device(
       numbered('VR', index),
       hid('LNRO0005'),
       uid(index),
-      crs(resource.memory32(base, size), resource.interrupts({ trigger, shared }, gsi)),
+      crs(resource.memory32(base, size), resource.interrupts({ trigger: 'edge', shared }, gsi)),
     );
   });
 }

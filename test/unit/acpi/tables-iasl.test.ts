@@ -9,7 +9,7 @@ const CONFIG: AcpiConfig = {
   pciMmio64: { base: 0x80_0000_0000, size: 0x40_0000_0000 },
   virtioMmio: [
     { base: 0xfeb0_0000, size: 0x1000, gsi: 5 },
-    { base: 0xfeb0_1000, size: 0x1000, gsi: 6, trigger: 'edge' },
+    { base: 0xfeb0_1000, size: 0x1000, gsi: 6 },
     { base: 0xfeb0_2000, size: 0x1000, gsi: 7 },
     { base: 0xfeb0_3000, size: 0x1000, gsi: 7 },
   ],
@@ -200,13 +200,13 @@ describe.skipIf(iaslMissing)('the DSDT as iasl reads it (needs iasl)', () => {
       /"LNRO0005".*_UID, Zero.*Memory32Fixed \(ReadWrite, 0xFEB00000, 0x00001000, \)/,
     );
     expect(device('VR00')).toMatch(
-      /Interrupt \(ResourceConsumer, Level, ActiveHigh, Exclusive, ,, \) \{ 0x00000005, \}/,
+      /Interrupt \(ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, \) \{ 0x00000005, \}/,
     );
     expect(device('VR01')).toMatch(
       /Interrupt \(ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, \) \{ 0x00000006, \}/,
     );
     expect(device('VR03')).toMatch(
-      /Interrupt \(ResourceConsumer, Level, ActiveHigh, Shared, ,, \) \{ 0x00000007, \}/,
+      /Interrupt \(ResourceConsumer, Edge, ActiveHigh, Shared, ,, \) \{ 0x00000007, \}/,
     );
   });
 });

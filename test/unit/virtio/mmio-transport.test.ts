@@ -49,7 +49,7 @@ describe('registers', () => {
 });
 
 describe('a vCPU waits for JavaScript', () => {
-  test('neither for a notification nor for InterruptStatus, once for the acknowledgement', () => {
+  test('neither for a notification nor for an interrupt', () => {
     const rig = new Rig(new EchoDevice(), mmio);
     rig.start();
     rig.send(rig.queue(0), [{ bytes: Uint8Array.of(1) }]);
@@ -60,12 +60,13 @@ describe('a vCPU waits for JavaScript', () => {
     expect(driver.read(0x60)).toBe(1);
     expect(rig.machine.bus.waits).toBe(waits);
     driver.write(0x64, 1);
-    expect(rig.machine.bus.waits).toBe(waits + 1);
+    expect(driver.read(0x60)).toBe(0);
+    expect(rig.machine.bus.waits).toBe(waits);
   });
 });
 
 describe('interrupts', () => {
-  test('of both kinds are acknowledged one by one, and the line is high until then', () => {
+  test('of both kinds are acknowledged one by one, each with an edge of its own', () => {
     const device = new FieldsDevice();
     const rig = new Rig(device, mmio);
     rig.start();
@@ -75,9 +76,33 @@ describe('interrupts', () => {
     device.config.set({ capacity: 5 });
     expect(driver.read(0x60)).toBe(3);
     driver.write(0x64, 1);
-    expect([driver.read(0x60), rig.irq.level]).toEqual([2, true]);
+    expect(driver.read(0x60)).toBe(2);
     driver.write(0x64, 2);
-    expect([driver.read(0x60), rig.irq.level]).toEqual([0, false]);
+    expect([driver.read(0x60), rig.irq.edges]).toEqual([0, 2]);
+  });
+
+  test('that come between reading and acknowledging interrupt again', () => {
+    const device = new FieldsDevice();
+    const rig = new Rig(device, mmio);
+    rig.start();
+    const driver = driverOf(rig);
+    device.config.set({ capacity: 5 });
+    const status = driver.read(0x60);
+    rig.send(rig.queue(1), [{ bytes: Uint8Array.of(1) }]);
+    rig.machine.settle();
+    driver.write(0x64, status);
+    expect([driver.read(0x60), rig.irq.edges]).toEqual([1, 2]);
+  });
+
+  test('are acknowledged by words alone', () => {
+    const device = new FieldsDevice();
+    const rig = new Rig(device, mmio);
+    rig.start();
+    device.config.set({ capacity: 5 });
+    const driver = driverOf(rig);
+    driver.write(0x64, 2, 1);
+    driver.write(0x64, 2, 2);
+    expect(driver.read(0x60)).toBe(2);
   });
 });
 
