@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tsvm's two commands. Each does all of its own set-up on a Debian or Ubuntu machine and can be run again at once.
-#   ./quickstart.sh        boots a stock Debian kernel in a VM of ours and runs commands in it
+#   ./quickstart.sh        creates a Debian VM, boots it and runs a command in it
 #   ./quickstart.sh test   runs the checks and all tests
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -19,6 +19,7 @@ export type Contender = {
 export type Setting = {
   readonly program: GuestProgram;
   readonly disk: string;
+  readonly format: 'raw' | 'qcow2';
   readonly qemu: Qemu;
   /** a folder for files of a run */
   readonly scratch: string;
@@ -32,8 +33,8 @@ const MICROVM_MMIO = { base: 0xfeb0_0000, size: 512, count: 24, irq: 5 };
 /** Boots as `tsvm run` does, with nothing loaded that the command line would need. */
 const RUN_TSVM = `
 import { startVm } from './src/vmm/vm.ts';
-const { kernel, cmdline, memory, disk, transport } = JSON.parse(process.argv[2]);
-const disks = [{ path: disk, format: 'raw', cache: 'writeback' }];
+const { kernel, cmdline, memory, disk, format, transport } = JSON.parse(process.argv[2]);
+const disks = [{ path: disk, format, cache: 'writeback' }];
 const vm = await startVm({ kernel, cmdline, memory, disks, transport, noReboot: true });
 vm.serial.onData((bytes) => process.stdout.write(bytes));
 const { reason, message } = await vm.exited;
@@ -43,7 +44,7 @@ if (reason !== 'poweroff') {
 }
 `;
 
-async function tsvm({ program, disk }: Setting): Promise<Contender[]> {
+async function tsvm({ program, disk, format }: Setting): Promise<Contender[]> {
   const script = await bundleScript(RUN_TSVM);
   const over = (name: string, transport: string, peer: string): Contender => ({
     name,
@@ -55,6 +56,7 @@ async function tsvm({ program, disk }: Setting): Promise<Contender[]> {
         cmdline: words.join(' '),
         memory: MEMORY_MIB * MIB,
         disk,
+        format,
         transport,
       };
       return Promise.resolve([process.execPath, script, JSON.stringify(options)]);
@@ -67,7 +69,7 @@ async function tsvm({ program, disk }: Setting): Promise<Contender[]> {
  * QEMU's own firmware does not run on every KVM, so its generic loader puts the program into memory, and 64 KiB of
  * ours take the firmware's place.
  */
-function qemu({ program, disk, qemu, scratch }: Setting): Contender[] {
+function qemu({ program, disk, format, qemu, scratch }: Setting): Contender[] {
   const on = (name: string, machine: string, device: string, where: readonly string[]): Contender => ({
     name,
     env: qemu.env,
@@ -83,7 +85,7 @@ function qemu({ program, disk, qemu, scratch }: Setting): Contender[] {
         ['-device', `loader,file=${image},addr=${PVH_START_INFO},force-raw=on`],
         ['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'],
         ['-object', 'iothread,id=io'],
-        ['-drive', `if=none,id=disk,file=${disk},format=raw,cache=writeback,aio=io_uring`],
+        ['-drive', `if=none,id=disk,file=${disk},format=${format},cache=writeback,aio=io_uring`],
         ['-global', 'virtio-mmio.force-legacy=false'],
         ['-device', `${device},drive=disk,iothread=io`],
       ];

@@ -7,9 +7,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
-import { openKvm } from '../../src/kvm/system.ts';
-import { KvmVm } from '../../src/kvm/vm.ts';
-import { KVM_IDENTITY_MAP, KVM_TSS, MIB } from '../../src/boot/layout.ts';
+import { MIB } from '../../src/boot/layout.ts';
 import { buildGuestProgram } from '../../test/guests/build.ts';
 import { findQemu } from '../../test/lab/qemu.ts';
 import { contenders } from './contenders.ts';
@@ -17,6 +15,7 @@ import { writeStampedImage } from './disk-image.ts';
 import { fioRate, fioVersion } from './fio.ts';
 import { compare, FIO, type Sample } from './report.ts';
 import { runGuest } from './run-guest.ts';
+import { tscKhz } from './tsc.ts';
 import { isSequential, runWord, WORKLOADS } from './workloads.ts';
 
 const WARM_UP_MS = 100;
@@ -49,18 +48,6 @@ const options = new Command('npm run bench:devices --')
     json?: true;
   }>();
 
-/** Ticks of the guests' time stamp counter in a millisecond: not every VMM and host lets the guest know by CPUID. */
-function tscKhz(): number | undefined {
-  const kvm = openKvm();
-  const vm = new KvmVm(kvm, { identityMapAddress: KVM_IDENTITY_MAP, tssAddress: KVM_TSS });
-  try {
-    return vm.createVcpu().tscKhz();
-  } finally {
-    vm.close();
-    kvm.close();
-  }
-}
-
 const [load1 = 0] = loadavg();
 if (load1 > availableParallelism() / 4) {
   console.error(`This machine is busy (load ${load1.toFixed(1)}): what follows is about that, too.`);
@@ -79,7 +66,7 @@ const fio = await fioVersion();
 const scratch = await mkdtemp(join(tmpdir(), 'tsvm-bench-'));
 const samples: Sample[] = [];
 try {
-  const all = await contenders({ program, disk, qemu, scratch });
+  const all = await contenders({ program, disk, format: 'raw', qemu, scratch });
   const wanted = all.filter(({ name }) => name.includes(options.contender ?? ''));
   const racing = all.filter((each) =>
     wanted.some(({ name, peer }) => each.name === name || each.name === peer),

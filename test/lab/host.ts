@@ -2,12 +2,13 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
+import { compressedDebian } from '../../images/debian/compressed.ts';
 import { buildDebian } from '../../images/debian/system.ts';
 import { LabClient } from './client.ts';
 import type { Command, ExecOptions, ExecResult } from './commands.ts';
 import { execDirect } from './direct.ts';
 import { DEFAULT_MEM_MIB, Lab } from './lab.ts';
-import { DEBIAN_DISK, SCRATCH_PATH } from './scratch.ts';
+import { DEBIAN_DISK, SCRATCH_PATH, type DebianForm } from './scratch.ts';
 import { isListening, keptSocket } from './server.ts';
 
 /** Where commands can boot guest kernels on a true KVM. */
@@ -17,8 +18,11 @@ export type GuestHost = {
   readonly shared: string;
   /** a directory for commands, on a file system with holes and direct I/O; this process may not see it */
   readonly scratch: string;
-  /** Makes a copy of Debian's disk in {@link scratch} and returns its path. The copy is the caller's to remove. */
-  debianDisk(name: string): Promise<string>;
+  /**
+   * Makes a copy of Debian's disk in {@link scratch} and returns its path. The copy is the caller's to remove.
+   * @param form `compressed` is a qcow2 image; default `raw`
+   */
+  debianDisk(name: string, form?: DebianForm): Promise<string>;
   /** Runs a command, with this process's environment and working directory. */
   exec(command: Command, options?: ExecOptions): Promise<ExecResult>;
   close(): Promise<void>;
@@ -65,7 +69,7 @@ function directHost(): GuestHost {
     kind: 'direct',
     shared,
     scratch,
-    debianDisk: async (name) => copyDisk(execDirect, (await buildDebian()).disk, join(scratch, name)),
+    debianDisk: async (name, form) => copyDisk(execDirect, await builtDisk(form), join(scratch, name)),
     exec: execDirect,
     close: () => {
       for (const folder of [shared, scratch]) rmSync(folder, { recursive: true, force: true });
@@ -83,10 +87,15 @@ async function copyDisk(exec: GuestHost['exec'], from: string, to: string): Prom
 }
 
 /** Debian's disk from the scratch disk, where it is there: through 9p the copy takes its time. */
-async function copyInLab(exec: GuestHost['exec'], name: string): Promise<string> {
-  const ready = join(SCRATCH_PATH, DEBIAN_DISK);
+async function copyInLab(exec: GuestHost['exec'], name: string, form: DebianForm = 'raw'): Promise<string> {
+  const ready = join(SCRATCH_PATH, DEBIAN_DISK[form]);
   const there = (await exec(['test', '-e', ready])).code === 0;
-  return copyDisk(exec, there ? ready : (await buildDebian()).disk, join(SCRATCH_PATH, name));
+  return copyDisk(exec, there ? ready : await builtDisk(form), join(SCRATCH_PATH, name));
+}
+
+async function builtDisk(form: DebianForm = 'raw'): Promise<string> {
+  const system = await buildDebian();
+  return form === 'raw' ? system.disk : compressedDebian(system);
 }
 
 async function labHost({ mem = DEFAULT_MEM_MIB, debian = false }: GuestHostOptions): Promise<GuestHost> {
@@ -100,7 +109,7 @@ async function labHost({ mem = DEFAULT_MEM_MIB, debian = false }: GuestHostOptio
     kind: 'lab',
     shared: lab.shared,
     scratch: SCRATCH_PATH,
-    debianDisk: (name) => copyInLab(exec, name),
+    debianDisk: (name, form) => copyInLab(exec, name, form),
     exec,
     close: async () => {
       if (lab instanceof Lab) await lab.stop();

@@ -2,13 +2,15 @@ import { execa } from 'execa';
 import { link, mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
+import { compressedDebian } from '../../images/debian/compressed.ts';
 import type { DebianSystem } from '../../images/debian/system.ts';
 import { LabError } from './commands.ts';
 
 /** Where level 1 has its scratch disk. */
 export const SCRATCH_PATH = '/run/scratch';
-/** Debian's disk on it, where there is one. */
-export const DEBIAN_DISK = 'debian.raw';
+/** Debian's disk on it in both forms, where there is one. */
+export const DEBIAN_DISK = { raw: 'debian.raw', compressed: 'debian.qcow2' } as const;
+export type DebianForm = keyof typeof DEBIAN_DISK;
 /** Level 1's writes go to a temporary file that holds just what was written. */
 const SIZE = '64G';
 
@@ -26,7 +28,7 @@ export async function scratchImage(dir: string, debian: DebianSystem | undefined
   }
   const folder = join(cacheRoot(), 'lab', 'scratch');
   await mkdir(folder, { recursive: true });
-  const name = `${basename(debian.folder)}.ext4`;
+  const name = `${basename(debian.folder)}-2.ext4`;
   const image = join(folder, name);
   const present = await readdir(folder);
   if (present.includes(name)) return image;
@@ -34,7 +36,8 @@ export async function scratchImage(dir: string, debian: DebianSystem | undefined
   try {
     const root = join(staging, 'root');
     await mkdir(root);
-    await link(debian.disk, join(root, DEBIAN_DISK));
+    await link(debian.disk, join(root, DEBIAN_DISK.raw));
+    await link(await compressedDebian(debian), join(root, DEBIAN_DISK.compressed));
     await makeFileSystem(join(staging, name), ['-d', root]);
     await rename(join(staging, name), image);
   } finally {
