@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { IoRing } from '../../src/kvm/io-ring.ts';
 import { convertDisk } from '../../src/storage/convert.ts';
+import { StorageError } from '../../src/storage/disk.ts';
 import { openDisk } from '../../src/storage/open.ts';
 import type { DebianSystem } from './system.ts';
 
@@ -12,8 +13,10 @@ export async function compressedDebian(system: DebianSystem): Promise<string> {
   const ring = new IoRing();
   try {
     const source = await openDisk(ring, { path: system.disk, format: 'raw', readOnly: true });
-    // Another process may be at it, too: the last one's is as good as the first one's.
-    await convertDisk(ring, source, { format: 'qcow2', path, compressed: true, replace: true });
+    await convertDisk(ring, source, { format: 'qcow2', path, compressed: true });
+  } catch (error) {
+    // Another process may have been at it, too.
+    if (!(error instanceof StorageError && error.code === 'EEXIST')) throw error;
   } finally {
     ring.close();
   }
