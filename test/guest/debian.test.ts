@@ -85,13 +85,13 @@ describe('Debian from its disk over virtio-pci', () => {
     'reads back what fio has written at random on a second disk',
     async () => {
       const job =
-        'fio --name=verify --filename=/dev/vdb --size=32M --rw=randwrite --bs=4k --iodepth=16 --direct=1 ' +
+        'fio --name=verify --filename=/dev/vdb --size=16M --rw=randwrite --bs=4k --iodepth=16 --direct=1 ' +
         '--ioengine=libaio --verify=crc32c --verify_fatal=1 --output-format=terse --terse-version=3';
       const fields = (await guest.say(job)).split(';');
       // terse version 3: the third field is the name, the fifth the error, then kilobytes read and, 41 later, written
       expect(fields[2]).toBe('verify');
       expect(fields[4]).toBe('0');
-      expect(Number(fields[46])).toBe(32 * 1024);
+      expect(Number(fields[46])).toBe(16 * 1024);
     },
     STEP_LIMIT_MS,
   );

@@ -12,6 +12,8 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 /** Waits between tries to be heard by an agent that may not be there yet, rising from the first to the last. */
 const SYNC_FIRST_MS = 500;
 const SYNC_LAST_MS = 5000;
+/** How long one that has been heard of may be silent. */
+const SYNC_ALIVE_MS = 30_000;
 /** Waits between tries to connect where that fails, rising from the first to the last. */
 const RECONNECT_FIRST_MS = 50;
 const RECONNECT_LAST_MS = 1000;
@@ -206,31 +208,31 @@ export class AgentChannel {
 
   async #synchronise(deadline: Deadline): Promise<void> {
     const earlier = new Set<number>();
+    const heard = new Set<number>();
     let id = this.#sendSync();
-    let alive = false;
     for (let wait = SYNC_FIRST_MS; ; wait = Math.min(2 * wait, SYNC_LAST_MS)) {
-      const patience = new Deadline(alive ? deadline.left : Math.min(wait, deadline.left), deadline.signal);
+      const before = heard.size;
+      const patience = Math.min(before > 0 ? SYNC_ALIVE_MS : wait, deadline.left);
       try {
-        const isLast = await this.#wait<boolean>(
+        await this.#wait<undefined>(
           'answer to guest-sync-delimited',
-          patience,
+          new Deadline(patience, deadline.signal),
           (message, resolve) => {
             if (!message.delimited) return;
             const answer = v.safeParse(v.object({ return: v.number() }), parse(message.bytes));
             if (!answer.success) return;
-            if (answer.output.return === id) resolve(true);
-            else if (earlier.has(answer.output.return)) resolve(false);
+            if (answer.output.return === id) resolve(undefined);
+            // Nothing is resolved here: what is in the same piece would find nobody who waits for it.
+            else if (earlier.has(answer.output.return)) heard.add(answer.output.return);
           },
         );
-        if (isLast) {
-          this.#synced = true;
-          return;
-        }
-        // It is there, and slow. The answers to the rest of the syncs, with an error for each sentinel, are still to come.
-        alive = true;
+        this.#synced = true;
+        return;
       } catch (error) {
         if (!(error instanceof AgentTimeoutError)) throw error;
         if (deadline.left <= 0) throw new AgentTimeoutError('sign of life', deadline.timeout, ABSENT);
+        // It is there, and slow. The answers to the rest of the syncs, with an error for each sentinel, are still to come.
+        if (heard.size > before) continue;
         earlier.add(id);
         id = this.#sendSync();
       }

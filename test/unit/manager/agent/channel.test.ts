@@ -65,6 +65,25 @@ describe('an answer', () => {
   });
 });
 
+describe('answers to several signs of life that were asked for', () => {
+  test('may come all at once', async () => {
+    const ids: unknown[] = [];
+    await against(
+      (request, say) => {
+        if (request.execute !== 'guest-sync-delimited') return say(ok);
+        if (ids.push(request.arguments['id']) < 3) return;
+        const sentinel = '{"error": {"class": "GenericError", "desc": "JSON parse error"}}\n';
+        const answers = ids.map((id) => `${sentinel}\xff{"return": ${String(id)}}\n`);
+        say(Buffer.from(answers.join(''), 'latin1'));
+      },
+      { syncs: true },
+    );
+    await client.waitUntilReady({ timeout: 20_000 });
+    await client.ping();
+    expect(executed().filter((command) => command === 'guest-sync-delimited')).toHaveLength(3);
+  });
+});
+
 describe('an answer that comes too late', () => {
   test('is not taken for that to the next request', async () => {
     const late: (() => void)[] = [];
