@@ -3,7 +3,7 @@
  * tsvm against QEMU: same kernel, initrd, disk, command line, vCPUs and memory, in turn on the same host.
  * `npm run bench:boot -- --help`.
  */
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { join } from 'node:path';
 import { initramfsFile } from '../../images/debian/initramfs.ts';
 import { kernelOf } from '../../images/debian/kernel.ts';
@@ -13,6 +13,7 @@ import { guestHost } from '../../test/lab/host.ts';
 import { findQemu } from '../../test/lab/qemu.ts';
 import { canRunGuests } from '../../test/support/can-run-guests.ts';
 import { unpackAhead } from '../../test/support/unpack-ahead.ts';
+import { count } from '../support/options.ts';
 import { ratioRows, summarize, type Summary } from '../support/statistics.ts';
 
 const MARKER = 'bench: first line of init';
@@ -47,12 +48,6 @@ type Run = {
   readonly tail?: string;
   /** what tsvm told of the guest's accesses */
   readonly stats?: string;
-};
-
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('not a whole number above 0');
-  return value;
 };
 
 const options = new Command('npm run bench:boot --')

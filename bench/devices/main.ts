@@ -2,14 +2,15 @@
  * virtio-blk under tsvm and under QEMU, over virtio-mmio and over PCI, on the same file in the same run, in turn.
  * A guest program of ours drives the queue, so it needs no guest kernel. `npm run bench:devices -- --help`.
  */
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { availableParallelism, loadavg, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
 import { MIB } from '../../src/boot/layout.ts';
 import { buildGuestProgram } from '../../test/guests/build.ts';
 import { findQemu } from '../../test/lab/qemu.ts';
+import { count, warnIfBusy } from '../support/options.ts';
 import { contenders } from './contenders.ts';
 import { writeStampedImage } from './disk-image.ts';
 import { fioRate, fioVersion } from './fio.ts';
@@ -21,12 +22,6 @@ import { isSequential, runWord, WORKLOADS } from './workloads.ts';
 const WARM_UP_MS = 100;
 const VERIFY_BYTES = 32 * MIB;
 const START_LIMIT_MS = 60_000;
-
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('not a whole number above 0');
-  return value;
-};
 
 const options = new Command('npm run bench:devices --')
   .description('Measures virtio-blk under tsvm and QEMU, with a guest program that drives the queue itself.')
@@ -48,10 +43,7 @@ const options = new Command('npm run bench:devices --')
     json?: true;
   }>();
 
-const [load1 = 0] = loadavg();
-if (load1 > availableParallelism() / 4) {
-  console.error(`This machine is busy (load ${load1.toFixed(1)}): what follows is about that, too.`);
-}
+warnIfBusy();
 const loads = WORKLOADS.filter(({ name }) => name.includes(options.only ?? ''));
 if (loads.length === 0) throw new Error(`no workload has '${options.only ?? ''}' in its name`);
 const disk = options.file ?? join(cacheRoot(), 'bench', 'disk.img');

@@ -2,11 +2,8 @@ import { copyFile, mkdir, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { execa } from 'execa';
-import { IoRing } from '../../src/kvm/io-ring.ts';
-import { convertDisk } from '../../src/storage/convert.ts';
-import { openDisk, type DiskFormat } from '../../src/storage/open.ts';
-import { createOverlay } from '../../src/storage/qcow2/create-overlay.ts';
-import { createQcow2 } from '../../src/storage/qcow2/create.ts';
+import type { DiskFormat } from '../../src/storage/open.ts';
+import { convertDisk, createDisk, createOverlay } from '../../src/storage/tools.ts';
 import { writeStampedImage } from '../devices/disk-image.ts';
 
 /** How a disk lies in its files. */
@@ -30,12 +27,8 @@ export async function layouts(folder: string, size: number): Promise<Layout[]> {
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
   const at = (name: string): string => join(folder, name);
-  const ring = new IoRing();
   await writeStampedImage(at('data.raw'), size);
-  await convertDisk(ring, await openDisk(ring, { path: at('data.raw'), format: 'raw' }), {
-    format: 'qcow2',
-    path: at('data.qcow2'),
-  });
+  await convertDisk({ path: at('data.raw'), format: 'raw' }, { format: 'qcow2', path: at('data.qcow2') });
   const copy = async (from: string, to: string): Promise<string> => {
     await rm(at(to), { force: true });
     await copyFile(at(from), at(to), constants.COPYFILE_FICLONE);
@@ -44,8 +37,7 @@ export async function layouts(folder: string, size: number): Promise<Layout[]> {
     return at(to);
   };
   const overlay = async (below: string, to: string): Promise<string> => {
-    await rm(at(to), { force: true });
-    await createOverlay(ring, at(to), { name: below, format: 'qcow2' });
+    await createOverlay(at(to), { name: below, format: 'qcow2' }, { replace: true });
     return at(to);
   };
   return [
@@ -56,8 +48,7 @@ export async function layouts(folder: string, size: number): Promise<Layout[]> {
       format: 'qcow2',
       stamped: false,
       fresh: async () => {
-        await rm(at('empty.qcow2'), { force: true });
-        await createQcow2(at('empty.qcow2'), { size });
+        await createDisk(at('empty.qcow2'), { format: 'qcow2', size, replace: true });
         return at('empty.qcow2');
       },
     },

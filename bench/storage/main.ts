@@ -2,9 +2,9 @@
  * Random I/O on qcow2 images of several layouts, under tsvm and under QEMU with the same image in the same run, and
  * under tsvm on a raw file. The guest program of bench/devices drives the queue. `npm run bench:storage -- --help`.
  */
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { availableParallelism, loadavg, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { cacheRoot } from '../../images/debian/cache.ts';
 import { MIB } from '../../src/boot/layout.ts';
@@ -14,6 +14,7 @@ import { contenders, type Contender } from '../devices/contenders.ts';
 import { runGuest } from '../devices/run-guest.ts';
 import { tscKhz } from '../devices/tsc.ts';
 import { isSequential, runWord, WORKLOADS, type Workload } from '../devices/workloads.ts';
+import { count, warnIfBusy } from '../support/options.ts';
 import { median, ratioRows } from '../support/statistics.ts';
 import { layouts, type Layout } from './images.ts';
 
@@ -23,12 +24,6 @@ const START_LIMIT_MS = 60_000;
 const DEEP = 8;
 const QEMU_GOAL = 1.0;
 const RAW_GOAL = 0.9;
-
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('not a whole number above 0');
-  return value;
-};
 
 const options = new Command('npm run bench:storage --')
   .description('Measures virtio-blk on qcow2 images under tsvm, against QEMU and against our own raw.')
@@ -48,10 +43,7 @@ type Sample = {
   readonly value: number;
 };
 
-const [load1 = 0] = loadavg();
-if (load1 > availableParallelism() / 4) {
-  console.error(`This machine is busy (load ${load1.toFixed(1)}): what follows is about that, too.`);
-}
+warnIfBusy();
 const loads = WORKLOADS.filter((load) => !isSequential(load) && load.name.includes(options.only ?? ''));
 const reads = loads.filter(({ op }) => op === 'randread');
 const writes = loads.filter(({ op }) => op === 'randwrite');

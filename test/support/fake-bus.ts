@@ -155,11 +155,11 @@ export class FakeBus implements Bus {
       this.waits++;
       this.drain();
       spec.write?.(offset, size, value >>> 0);
-    } else if (modes.includes('clear') && !modes.some((mode) => mode === 'posted' || mode === 'stream')) {
-      if (size === 4 && offset % 4 === 0) this.#clear(region, value);
     } else if (modes.includes('posted') || modes.includes('stream')) {
       const run = (): void => spec.write?.(offset, size, value >>> 0);
       this.#ring.push({ region, run, fence: modes.includes('posted') });
+    } else if (modes.includes('clear') && size === 4 && offset % 4 === 0) {
+      this.#clear(region, value);
     }
   }
 
