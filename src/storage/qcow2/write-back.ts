@@ -21,24 +21,40 @@
  *
  * That is two syncs where clusters were allocated, which is what one dependency between two writes takes without a
  * journal; one where data went to allocated clusters only, or entries changed that refer to nothing new; and none
- * where nothing was written since the last. A new refcount block takes one more (once in 2 GiB with clusters of
- * 64 KiB), the growth of the refcount table or the L1 table two, around the sector of the header that switches over.
- * With the dirty bit set (lazy refcounts), step 2 leaves the refcount blocks out.
+ * where nothing was written since the last. Flushes that come in a row share them: what waits when one comes to its
+ * step 4 goes through steps 1 and 2 before that sync, which then is its first one too. A new refcount block takes one
+ * more (once in 2 GiB with clusters of 64 KiB), the growth of the refcount table or the L1 table two, around the
+ * sector of the header that switches over. With the dirty bit set (lazy refcounts), step 2 leaves the refcount blocks
+ * out.
  */
 import { IO } from '../../kvm/io-ring.ts';
 import { errnoOf } from './file-io.ts';
 import type { Image } from './image.ts';
 import type { Mapping, Unreferenced } from './mapping.ts';
 import type { Refcounts } from './refcounts.ts';
-import { Mutex, type Task } from './task.ts';
+import type { StagedPage } from './table-cache.ts';
+import { Mutex, pause, type Task, type Waiter } from './task.ts';
+
+/** Changes on their way to the file. */
+type Batch = {
+  /** number of the last flush that this is all for */
+  readonly covers: number;
+  readonly tables: readonly StagedPage[];
+  readonly l1: ReturnType<Mapping['stageL1']>;
+  readonly unreferenced: readonly Unreferenced[];
+  readonly refersToNew: boolean;
+};
+
+/** Somebody who waits for a flush. */
+type Flush = { readonly number: number; readonly waiters: Waiter[]; over: boolean; error: Error | undefined };
 
 export class WriteBack {
   readonly #image: Image;
   readonly #mapping: Mapping;
   readonly #refcounts: Refcounts;
-  readonly #flushing: Mutex;
+  #working = false;
   #asked = 0;
-  #done = 0;
+  #flushes: Flush[] = [];
   readonly #reclaiming: Mutex;
   /** what no table in the file refers to any more, and counts still */
   #stable: Unreferenced[] = [];
@@ -50,7 +66,6 @@ export class WriteBack {
     this.#mapping = mapping;
     this.#refcounts = refcounts;
     this.#onReclaim = onReclaim;
-    this.#flushing = new Mutex(image.tasks);
     this.#reclaiming = new Mutex(image.tasks);
   }
 
@@ -59,58 +74,122 @@ export class WriteBack {
    * one is at work share the next one. @throws HostError
    */
   *flush(): Task {
-    const ticket = ++this.#asked;
-    yield* this.#flushing.acquire();
+    const flush: Flush = { number: ++this.#asked, waiters: [], over: false, error: undefined };
+    this.#flushes.push(flush);
+    if (!this.#working) {
+      this.#working = true;
+      this.#image.tasks.spawn(this.#work());
+    }
+    while (!flush.over) yield* pause(this.#image.tasks, flush.waiters);
+    if (flush.error !== undefined) throw flush.error;
+  }
+
+  /** Serves flushes until there are none. One of these is at work at a time. */
+  *#work(): Task {
+    let next: Batch | undefined;
+    while (next !== undefined || this.#flushes.length > 0) {
+      const batch: Batch | undefined = next ?? (yield* this.#begin());
+      next = undefined;
+      if (batch === undefined || !(yield* this.#writeTables(batch))) continue;
+      if (this.#asked > batch.covers) next = yield* this.#prepare();
+      try {
+        yield* this.#image.sync();
+      } catch (error) {
+        if (next !== undefined) this.#abandon(next, error);
+        next = undefined;
+        this.#mapping.unreferenced.unshift(...batch.unreferenced);
+        this.#end(batch.covers, error);
+        continue;
+      }
+      if (batch.unreferenced.length > 0) {
+        this.#stable.push(...batch.unreferenced);
+        this.#image.tasks.spawn(this.#reclaimQuietly());
+      }
+      this.#end(batch.covers);
+    }
+    this.#working = false;
+  }
+
+  /** Steps 1 and 2. Undefined where that was all, or has failed. */
+  *#begin(): Task<Batch | undefined> {
+    const batch = yield* this.#prepare();
+    if (batch?.refersToNew !== true) return batch;
     try {
-      if (this.#done >= ticket) return;
-      const covered = this.#asked;
-      yield* this.#flush();
-      this.#done = covered;
-    } finally {
-      this.#flushing.release();
+      yield* this.#image.sync();
+    } catch (error) {
+      this.#abandon(batch, error);
+      return undefined;
+    }
+    return batch;
+  }
+
+  /** Step 1, and step 2 but for its sync. Undefined where it has failed, and those who wait for it know. */
+  *#prepare(): Task<Batch | undefined> {
+    const mapping = this.#mapping;
+    const covers = this.#asked;
+    try {
+      if (mapping.isDirty) this.#image.checkWritable();
+    } catch (error) {
+      this.#end(covers, error);
+      return undefined;
+    }
+    const { unreferenced, refersToNew } = mapping;
+    const batch: Batch = {
+      covers,
+      tables: mapping.cache.stage(),
+      l1: mapping.stageL1(),
+      unreferenced,
+      refersToNew,
+    };
+    mapping.unreferenced = [];
+    mapping.refersToNew = false;
+    if (!refersToNew || this.#image.lazy) return batch;
+    try {
+      yield* this.#refcounts.write();
+      return batch;
+    } catch (error) {
+      this.#abandon(batch, error);
+      return undefined;
     }
   }
 
-  *#flush(): Task {
+  /** Step 3. @returns false where it has failed, and those who wait for it know */
+  *#writeTables(batch: Batch): Task<boolean> {
     const mapping = this.#mapping;
-    const image = this.#image;
-    if (!mapping.isDirty) {
-      yield* image.sync();
-      return;
-    }
-    image.checkWritable();
-    const tables = mapping.cache.stage();
-    const l1 = mapping.stageL1();
-    const unreferenced = mapping.unreferenced;
-    mapping.unreferenced = [];
-    const { refersToNew } = mapping;
-    mapping.refersToNew = false;
     let atL1 = false;
     try {
-      if (refersToNew) {
-        if (!image.lazy) yield* this.#refcounts.write();
-        yield* image.sync();
-      }
-    } catch (error) {
-      mapping.cache.unstage(tables);
-      mapping.unstageL1(l1);
-      mapping.refersToNew = true;
-      mapping.unreferenced = [...unreferenced, ...mapping.unreferenced];
-      throw error;
-    }
-    try {
-      yield* mapping.cache.write(tables);
+      yield* mapping.cache.write(batch.tables);
       atL1 = true;
-      yield* mapping.writeL1(l1);
-      yield* image.sync();
+      yield* mapping.writeL1(batch.l1);
+      return true;
     } catch (error) {
-      if (!atL1) mapping.unstageL1(l1);
-      mapping.unreferenced = [...unreferenced, ...mapping.unreferenced];
-      throw error;
+      if (!atL1) mapping.unstageL1(batch.l1);
+      mapping.unreferenced.unshift(...batch.unreferenced);
+      this.#end(batch.covers, error);
+      return false;
     }
-    if (unreferenced.length > 0) {
-      this.#stable.push(...unreferenced);
-      image.tasks.spawn(this.#reclaimQuietly());
+  }
+
+  /** Nothing of the batch has gone to the file. */
+  #abandon(batch: Batch, error: unknown): void {
+    const mapping = this.#mapping;
+    mapping.cache.unstage(batch.tables);
+    mapping.unstageL1(batch.l1);
+    mapping.refersToNew ||= batch.refersToNew;
+    mapping.unreferenced.unshift(...batch.unreferenced);
+    this.#end(batch.covers, error);
+  }
+
+  #end(covered: number, cause?: unknown): void {
+    const error =
+      cause === undefined || cause instanceof Error ? cause : new Error('a flush failed', { cause });
+    const waiting = this.#flushes;
+    this.#flushes = waiting.filter(({ number }) => number > covered);
+    for (const flush of waiting) {
+      if (flush.number > covered) continue;
+      flush.over = true;
+      flush.error = error;
+      this.#image.tasks.wakeAll(flush.waiters);
     }
   }
 

@@ -1,6 +1,7 @@
 /** What I/O a qcow2 disk does: how many requests and syncs, and in what order. */
 import { describe, expect, test } from 'vitest';
 import { IO } from '../../../src/kvm/io-ring.ts';
+import { IoVector } from '../../../src/kvm/io-vector.ts';
 import { DISK_OPERATION } from '../../../src/storage/disk.ts';
 import { extentAt } from '../../../src/storage/qcow2/map.ts';
 import type { Qcow2Disk } from '../../../src/storage/qcow2/qcow2-disk.ts';
@@ -58,6 +59,39 @@ describe('a flush', () => {
     await user.write(0, bytesOf(512));
     await Promise.all(Array.from({ length: 10 }, () => user.flush()));
     expect(file.counts.sync).toBe(2);
+  });
+
+  test('shares a sync with the one before it where it is asked for in time', async () => {
+    let syncs = 0;
+    const { disk, file } = await openCase(image, {
+      fault: (operation) => {
+        // The second write comes while the first sync of the first one's flush is carried out.
+        if (operation === IO.sync && ++syncs === 1) write(CLUSTER);
+        return 0;
+      },
+    });
+    const buffer = file.register(bytesOf(512));
+    const write = (offset: number): void => {
+      const vector = new IoVector();
+      vector.add(buffer, 0, 512);
+      disk.submit({ operation: DISK_OPERATION.write, offset, length: 512, vector, unmap: false });
+      disk.commit();
+    };
+    let flushed = 0;
+    await new Promise<void>((resolve) => {
+      disk.attach({
+        completed: (request) => {
+          if (request.operation === DISK_OPERATION.flush) flushed++;
+          else disk.submit({ ...request, operation: DISK_OPERATION.flush, offset: 0, length: 0 });
+        },
+        batchEnd: () => {
+          if (flushed === 2) resolve();
+          else disk.commit();
+        },
+      });
+      write(0);
+    });
+    expect(syncs).toBe(3);
   });
 
   test('that fails makes all later ones fail: what was lost stays lost', async () => {
