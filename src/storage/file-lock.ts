@@ -32,6 +32,8 @@ const REFUSED = [WRITE, RESIZE] as const;
 /** Two that begin at the same time see each other, and both step back: they try again, at different times. */
 const ATTEMPTS = 6;
 const LONGEST_WAIT_MS = 20;
+/** A process that was killed while it synced is gone before its locks are: with nobody to name, it is waited longer. */
+const UNNAMED_WAIT_MS = 2000;
 
 /**
  * Locks an open file for as long as its descriptor is open, and any copy of it. On a file system without locks it goes
@@ -39,12 +41,17 @@ const LONGEST_WAIT_MS = 20;
  * @throws StorageError (EBUSY) that names who is in the way
  */
 export function lockOpenFile(fd: number, path: string, use: FileUse, log?: (line: string) => void): void {
+  const start = performance.now();
   try {
     for (let attempt = 1; ; attempt++) {
       const obstacle = tryToLock(fd, use);
       if (obstacle === undefined) return;
       unlock(fd, DOES, END - DOES);
-      if (attempt === ATTEMPTS) throw busy(fd, path, use, obstacle);
+      if (attempt >= ATTEMPTS) {
+        const holder = holderOf(fd, obstacle);
+        if (holder !== undefined || performance.now() - start > UNNAMED_WAIT_MS)
+          throw busy(fd, path, use, holder ?? 'a process that this user may not look into');
+      }
       sleep(1 + Math.random() * LONGEST_WAIT_MS);
     }
   } catch (error) {
@@ -108,9 +115,8 @@ function tryToLock(fd: number, use: FileUse): FoundLock | undefined {
   return undefined;
 }
 
-function busy(fd: number, path: string, use: FileUse, obstacle: FoundLock): StorageError {
+function busy(fd: number, path: string, use: FileUse, holder: string): StorageError {
   const isWritten = findLock(fd, DOES + WRITE, 1) !== undefined;
-  const holder = holderOf(fd, obstacle);
   const does = isWritten ? 'is writing to it' : 'is reading it';
   return new StorageError(
     path,

@@ -6,11 +6,12 @@ const COMMAND_LIMIT = 100;
 
 /**
  * @param fd of the file
- * @returns such as `process 1234 (qemu-system-x86_64 -m 512)`; processes of other users can only be told by root
+ * @returns such as `process 1234 (qemu-system-x86_64 -m 512)`; undefined where it cannot be told: processes of other
+ * users can only be looked into by root, and one that was killed has its locks until the kernel has ended its I/O
  */
-export function holderOf(fd: number, lock: FoundLock): string {
+export function holderOf(fd: number, lock: FoundLock): string | undefined {
   const pid = lock.pid > 0 ? lock.pid : findHolder(fd, lock.start);
-  if (pid === undefined) return 'a process that this user may not look into';
+  if (pid === undefined) return undefined;
   if (pid === process.pid) return `this process itself (${pid})`;
   const command = commandOf(pid);
   return `process ${pid}${command === '' ? '' : ` (${command})`}`;

@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterAll, expect, test } from 'vitest';
 import { IoRing } from '../../../src/kvm/io-ring.ts';
+import { whileLocked } from '../../../src/storage/file-lock.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { checkImage } from '../../../src/storage/qcow2/check.ts';
 import { createQcow2 } from '../../../src/storage/qcow2/create.ts';
@@ -78,6 +79,8 @@ test(`${count} kills lose nothing that was flushed, and leave no error`, { timeo
     });
     const safe = await writeUntilKilled(script, path, each, random.below(400));
 
+    // The kernel may still be at work for the process that is gone, and has its locks until then.
+    await whileLocked([[path, 'write']], () => undefined);
     const file = new RingFile(ring, path, false);
     const found = await checkImage(file);
     expect(found, `seed ${each}`).toMatchObject({ errors: 0 });
