@@ -8,33 +8,17 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
 import { temporaryFolder } from '../../support/storage/qemu-img.ts';
 import { bundle } from './support/bundle.ts';
-import { Background, type Ended, runProgram } from './support/run-tsvm.ts';
+import { diskFolder } from './support/disk-folder.ts';
+import { Background } from './support/run-tsvm.ts';
 
-const TSVM = bundle('../../../../src/cli/main.ts');
 const HOLDER = bundle('../../../support/storage/hold-disks.ts');
 
-let folder: ReturnType<typeof temporaryFolder>;
-
-beforeEach(() => {
-  folder = temporaryFolder();
-});
-afterEach(() => folder.remove());
-
-const file = (name: string): string => folder.file(name);
-
-function tsvm(...args: string[]): Ended {
-  return runProgram(TSVM, ['disk', ...args], folder.path);
-}
-
-function made(...args: string[]): void {
-  const { code, stderr } = tsvm(...args);
-  expect(stderr).toBe('');
-  expect(code).toBe(0);
-}
+const folder = diskFolder();
+const { file, tsvm, made } = folder;
 
 /** top.qcow2 on middle.qcow2 on base.raw */
 function makeChain(): void {

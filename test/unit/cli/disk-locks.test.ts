@@ -1,29 +1,16 @@
 /** Who may use an image while others do: real processes, ours and QEMU's. */
 import { readFileSync } from 'node:fs';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
-import { noQemuTools, qemuCheck, qemuImg, temporaryFolder } from '../../support/storage/qemu-img.ts';
+import { noQemuTools, qemuCheck, qemuImg } from '../../support/storage/qemu-img.ts';
 import { bundle } from './support/bundle.ts';
-import { Background, type Ended, runProgram } from './support/run-tsvm.ts';
+import { diskFolder } from './support/disk-folder.ts';
+import { Background } from './support/run-tsvm.ts';
 
-const TSVM = bundle('../../../../src/cli/main.ts');
 const HOLDER = bundle('../../../support/storage/hold-disks.ts');
 
-let folder: ReturnType<typeof temporaryFolder>;
-
-beforeEach(() => {
-  folder = temporaryFolder();
-});
-afterEach(() => folder.remove());
-
-function tsvm(...args: string[]): Ended {
-  return runProgram(TSVM, ['disk', ...args], folder.path);
-}
-
-function made(...args: string[]): void {
-  const { code, stderr } = tsvm(...args);
-  expect(code, stderr).toBe(0);
-}
+const folder = diskFolder();
+const { tsvm, made } = folder;
 
 /** A process that has these disks as a VM has them. */
 async function vmWith(...disks: string[]): Promise<Background> {

@@ -1,43 +1,19 @@
 /** `tsvm disk` as a user has it: a process, files, and what QEMU's programs say of them. */
 import { existsSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 
-import { noQemuTools, qemuCheck, qemuImg, qemuIo, temporaryFolder } from '../../support/storage/qemu-img.ts';
+import { noQemuTools, qemuCheck, qemuImg, qemuIo } from '../../support/storage/qemu-img.ts';
 import { bundle } from './support/bundle.ts';
+import { diskFolder } from './support/disk-folder.ts';
 import { haveScript, PseudoTerminal } from './support/pseudo-terminal.ts';
-import { Background, type Ended, runProgram } from './support/run-tsvm.ts';
+import { Background } from './support/run-tsvm.ts';
 
 const TSVM = bundle('../../../../src/cli/main.ts');
 const MIB = 2 ** 20;
 
-let folder: ReturnType<typeof temporaryFolder>;
-
-beforeEach(() => {
-  folder = temporaryFolder();
-});
-afterEach(() => folder.remove());
-
-const file = (name: string): string => folder.file(name);
-
-function tsvm(...args: string[]): Ended {
-  return runProgram(TSVM, ['disk', ...args], folder.path);
-}
-
-/** What is printed. */
-function made(...args: string[]): string {
-  const { code, stdout, stderr } = tsvm(...args);
-  expect(stderr).toBe('');
-  expect(code).toBe(0);
-  return stdout;
-}
-
-function refused(code: number, ...args: string[]): string {
-  const ended = tsvm(...args);
-  expect(ended.stdout).toBe('');
-  expect(ended.code).toBe(code);
-  return ended.stderr;
-}
+const folder = diskFolder();
+const { file, tsvm, made, refused } = folder;
 
 /** 6 MiB with data at both ends, a hole between, and an end that is no whole cluster. */
 function sampleRaw(name = 'a.raw'): Buffer {
