@@ -2,10 +2,13 @@
 #include "addon.h"
 
 #include "event_fd.h"
+#include "frame_port.h"
 #include "host_file.h"
 #include "io_ring.h"
 #include "kvm.h"
 #include "memory.h"
+#include "tap.h"
+#include "unix_socket.h"
 #include "vcpu.h"
 #include "vm.h"
 #include "vm_core.h"
@@ -43,6 +46,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Memory::Define(env, exports);
   IoRing::Define(env, exports);
   DefineHostFile(env, exports);
+  FramePort::Define(env, exports);
+  UnixListener::Define(env, exports);
+  DefineUnixSocket(env, exports);
+  DefineTap(env, exports);
   Kvm::Define(env, exports);
   Vm::Define(env, exports);
   Vcpu::Define(env, exports);

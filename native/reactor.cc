@@ -38,11 +38,14 @@ Reactor::Reactor(Napi::Env env) : env_(env), epoll_(epoll_create1(EPOLL_CLOEXEC)
 
 Reactor::~Reactor() { Close(nullptr, nullptr); }
 
-void Reactor::Add(Napi::Env env, int fd, Watcher* watcher) {
+void Reactor::Add(Napi::Env env, int fd, Watcher* watcher) { Watch(env, fd, watcher, EPOLLIN, false); }
+
+void Reactor::Watch(Napi::Env env, int fd, Watcher* watcher, uint32_t events, bool added) {
   epoll_event event{};
-  event.events = EPOLLIN;
+  event.events = events;
   event.data.ptr = watcher;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) ThrowErrno(env, errno, "epoll_ctl", "watch");
+  const int operation = added ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (epoll_ctl(epoll_.get(), operation, fd, &event) < 0) ThrowErrno(env, errno, "epoll_ctl", "watch");
 }
 
 void Reactor::Remove(int fd, Watcher* watcher) {
@@ -88,7 +91,7 @@ void Reactor::Dispatch() {
     if (watcher == nullptr) continue;
     Napi::HandleScope inner(env);
     try {
-      watcher->OnReadable(env);
+      watcher->OnReady(env, events[i].events);
     } catch (const Napi::Error&) {
       // Callbacks' own errors do not get here: the environment is shutting down and makes no more values.
     }

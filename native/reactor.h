@@ -13,11 +13,16 @@ struct epoll_event;
 
 namespace tsvm {
 
-// Something that is told when its descriptor is readable. Called on the JavaScript thread in a HandleScope.
+// Something that is told when its descriptor is ready. Called on the JavaScript thread in a HandleScope.
 class Watcher {
  public:
   virtual ~Watcher() = default;
   virtual void OnReadable(Napi::Env env) = 0;
+  // `events` as epoll_wait(2) tells them; for those who look for more than input.
+  virtual void OnReady(Napi::Env env, uint32_t events) {
+    static_cast<void>(events);
+    OnReadable(env);
+  }
 };
 
 class Reactor : public std::enable_shared_from_this<Reactor> {
@@ -28,6 +33,8 @@ class Reactor : public std::enable_shared_from_this<Reactor> {
   Reactor& operator=(const Reactor&) = delete;
 
   void Add(Napi::Env env, int fd, Watcher* watcher);
+  // Looks for these events (EPOLLIN, EPOLLOUT) from now on; `added` where the descriptor is in the set already.
+  void Watch(Napi::Env env, int fd, Watcher* watcher, uint32_t events, bool added);
   // May be called for a descriptor that was never added, after Close(), and from within OnReadable().
   void Remove(int fd, Watcher* watcher);
   // The loop stays alive while the count is above zero.

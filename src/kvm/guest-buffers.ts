@@ -1,34 +1,43 @@
 import { GuestFault, type GuestMemory, type MemoryWindow } from './guest-memory.ts';
-import type { IoRing } from './io-ring.ts';
-import type { IoVector } from './io-vector.ts';
+
+/** What native I/O knows memory by: an I/O ring, or a frame port. */
+export type BufferRegistry = {
+  register(bytes: Uint8Array): number;
+  unregister(buffer: number): void;
+};
+
+/** Takes pieces of registered memory: an `IoVector`, or a list of frames. */
+export type PieceSink = {
+  add(buffer: number, offset: number, length: number): void;
+};
 
 type Window = MemoryWindow & { readonly end: number; readonly buffer: number };
 
-/** Guest RAM as buffers of an I/O ring: turns guest-physical ranges into pieces of an {@link IoVector}. */
+/** Guest RAM as registered buffers: turns guest-physical ranges into pieces of them. */
 export class GuestBuffers {
-  readonly #ring: IoRing;
+  readonly #registry: BufferRegistry;
   #windows: readonly Window[];
   #last: Window | undefined;
 
-  constructor(ring: IoRing, memory: GuestMemory) {
-    this.#ring = ring;
+  constructor(registry: BufferRegistry, memory: GuestMemory) {
+    this.#registry = registry;
     this.#windows = memory.windows.map(({ base, bytes }) => ({
       base,
       bytes,
       end: base + bytes.length,
-      buffer: ring.register(bytes),
+      buffer: registry.register(bytes),
     }));
     this.#last = this.#windows[0];
   }
 
   /**
    * Appends the range, one piece for every window that it lies in.
-   * @throws GuestFault outside RAM; the vector may have got pieces by then
+   * @throws GuestFault outside RAM; the sink may have got pieces by then
    */
-  append(vector: IoVector, address: number, length: number): void {
+  append(sink: PieceSink, address: number, length: number): void {
     const last = this.#last;
     if (last !== undefined && address >= last.base && address + length <= last.end) {
-      vector.add(last.buffer, address - last.base, length);
+      sink.add(last.buffer, address - last.base, length);
       return;
     }
     let at = address;
@@ -38,7 +47,7 @@ export class GuestBuffers {
       if (window === undefined) throw new GuestFault(address, length);
       this.#last = window;
       const here = Math.min(left, window.end - at);
-      vector.add(window.buffer, at - window.base, here);
+      sink.add(window.buffer, at - window.base, here);
       at += here;
       left -= here;
     }
@@ -46,7 +55,7 @@ export class GuestBuffers {
 
   /** Gives the memory back to whoever owns it, once requests that use it are over. May be called again. */
   release(): void {
-    for (const { buffer } of this.#windows) this.#ring.unregister(buffer);
+    for (const { buffer } of this.#windows) this.#registry.unregister(buffer);
     this.#windows = [];
     this.#last = undefined;
   }

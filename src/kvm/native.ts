@@ -171,6 +171,54 @@ export type NativeHostFile = {
   link(fd: number, path: string): void;
 };
 
+/** The area's layout is in src/kvm/frame-list.ts and native/frame_area.h. */
+export type NativeFramePort = {
+  /** -1 where it is not open */
+  readonly fd: number;
+  onReadable?: () => void;
+  onWritable?: () => void;
+  onHangUp?: () => void;
+  area(): ArrayBuffer;
+  staging(): ArrayBuffer | undefined;
+  register(buffer: ArrayBuffer, offset: number, length: number): number;
+  unregister(buffer: number): void;
+  open(fd: number, kind: 'stream' | 'tap', header: boolean): void;
+  shut(): void;
+  configure(header: boolean, mergeable: boolean, hostOffloads: number, guestOffloads: number): void;
+  listen(wanted: boolean): void;
+  send(first: number, count: number): number;
+  receive(first: number, count: number): number;
+  fetch(): number;
+  consume(count: number): void;
+  forget(): void;
+};
+
+export type NativeUnixListener = {
+  onConnection?: () => void;
+  /** -1 where nobody is there */
+  accept(): number;
+  close(): void;
+};
+
+export type NativeUnixSocket = {
+  connect(path: string): number;
+  pair(): [number, number];
+  sendDescriptor(socket: number, fd: number): void;
+  receiveDescriptor(socket: number): number;
+};
+
+export type NativeTap = {
+  open(name: string, multiQueue: boolean): { fd: number; name: string };
+  offloads(fd: number, offloads: number): void;
+  carrier(fd: number, up: boolean): void;
+  attach(fd: number, used: boolean): void;
+  index(name: string): number;
+  mtu(name: string): number;
+  setMtu(name: string, mtu: number): void;
+  up(name: string): void;
+  joinBridge(bridge: string, name: string): void;
+};
+
 type Addon = {
   initialize(errorClass: typeof KvmError): void;
   EventFd: new () => NativeEventFd;
@@ -180,6 +228,10 @@ type Addon = {
   Vm: new (kvm: NativeKvm) => NativeVm;
   IoRing: new (engine: IoEngine | undefined, entries: number, pieces: number) => NativeIoRing;
   hostFile: NativeHostFile;
+  FramePort: new () => NativeFramePort;
+  UnixListener: new (path: string) => NativeUnixListener;
+  unixSocket: NativeUnixSocket;
+  tap: NativeTap;
 };
 
 function load(): Addon {
