@@ -67,6 +67,7 @@ export class SimFile implements HostFile {
   #scheduled = false;
   /** as after the last sync */
   #stable: Uint8Array;
+  readonly #registered = new Set<number>();
   readonly #versions = new Map<number, Version[]>();
   /** for tests of what I/O is done */
   readonly counts = { read: 0, write: 0, sync: 0, punch: 0, submits: 0 };
@@ -110,11 +111,13 @@ export class SimFile implements HostFile {
   }
 
   register(bytes: Uint8Array): number {
-    return registerMemory(bytes);
+    const number = registerMemory(bytes);
+    this.#registered.add(number);
+    return number;
   }
 
   unregister(buffer: number): void {
-    unregisterMemory(buffer);
+    if (this.#registered.delete(buffer)) unregisterMemory(buffer);
   }
 
   bytes(buffer: number): Uint8Array {
@@ -188,8 +191,10 @@ export class SimFile implements HostFile {
     this.#size = size;
   }
 
+  /** What was in use when the power was cut goes too. */
   close(): void {
     this.closed = true;
+    for (const buffer of this.#registered) this.unregister(buffer);
   }
 
   /**
