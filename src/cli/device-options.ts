@@ -2,7 +2,7 @@
 import { closest, distance } from 'fastest-levenshtein';
 
 import type { BalloonOptions, DiskOptions, PortOptions } from '../vmm/types.ts';
-import { parseSize } from './sizes.ts';
+import { parseSize } from '../manager/sizes.ts';
 
 /** What VIRTIO_BLK_T_GET_ID has room for (VIRTIO 1.2, 5.2.6). */
 const SERIAL_LIMIT = 20;

@@ -5,7 +5,7 @@ import type { BalloonOptions, DiskOptions, PortOptions, RunningVm, VmOptions } f
 import { parseBalloon, parseDisk, parsePort } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
-import { parseSize } from './sizes.ts';
+import { parseSize } from '../manager/sizes.ts';
 import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
 
 /** What commander makes of the command line. */

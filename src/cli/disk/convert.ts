@@ -4,7 +4,7 @@ import type { ConvertTarget } from '../../storage/convert.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import { UsageError } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
-import { formatSize } from '../sizes.ts';
+import { formatSize } from '../../manager/sizes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { addCreationOptions, qcow2Options, rawPreallocation, type CreationFlags } from './creation.ts';
 import {

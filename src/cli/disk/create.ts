@@ -6,7 +6,7 @@ import type { DiskFormat } from '../../storage/open.ts';
 import type { NewDisk } from '../../storage/tools.ts';
 import { UsageError } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
-import { formatSize } from '../sizes.ts';
+import { formatSize } from '../../manager/sizes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { addCreationOptions, qcow2Options, rawPreallocation, type CreationFlags } from './creation.ts';
 import {

@@ -4,7 +4,7 @@ import type { DiskFormat } from '../../storage/open.ts';
 import type { ImageInfo, Qcow2Info } from '../../storage/qcow2/info.ts';
 import { printable } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
-import { formatSize } from '../sizes.ts';
+import { formatSize } from '../../manager/sizes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { addBackingPolicy, formatOption, policyOf, printJson, type BackingFlags } from './options.ts';
 

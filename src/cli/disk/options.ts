@@ -1,7 +1,7 @@
 /** Options and arguments that several of the disk commands have. */
 import { type Command, Option } from 'commander';
 
-import { parseSize, SizeError } from '../sizes.ts';
+import { parseSize, SizeError } from '../../manager/sizes.ts';
 import { argument } from '../verb.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import type { SourceImage } from '../../storage/tools.ts';

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 
 import { UsageError } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
-import { formatSize } from '../sizes.ts';
+import { formatSize } from '../../manager/sizes.ts';
 import { addVerb, argument, type Done } from '../verb.ts';
 import {
   addBackingPolicy,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { formatSize, parseSize, SizeError } from '../../../src/cli/sizes.ts';
+import { formatSize, parseSize, SizeError } from '../../../src/manager/sizes.ts';
 
 const MIB = 1024 ** 2;
 
