@@ -10,6 +10,7 @@ export type {
   VmExit,
   VmExitReason,
   VmOptions,
+  VsockOptions,
 } from './vmm/types.ts';
 
 // Disk images

@@ -1,7 +1,8 @@
 /** Arguments of `tsvm run` that describe devices: `FILE,key=value,flag`. */
 import { closest, distance } from 'fastest-levenshtein';
 
-import type { BalloonOptions, DiskOptions, PortOptions } from '../vmm/types.ts';
+import { MAX_GUEST_CID, MIN_GUEST_CID } from '../devices/vsock/protocol.ts';
+import type { BalloonOptions, DiskOptions, PortOptions, VsockOptions } from '../vmm/types.ts';
 import { parseSize } from '../manager/sizes.ts';
 
 /** What VIRTIO_BLK_T_GET_ID has room for (VIRTIO 1.2, 5.2.6). */
@@ -59,6 +60,8 @@ const BALLOON_KEYS = {
   reporting: switched,
   stats: count(0, 3600),
 } as const;
+
+const VSOCK_KEYS = { cid: count(MIN_GUEST_CID, MAX_GUEST_CID) } as const;
 
 type Values<Keys extends Readonly<Record<string, Parser<unknown>>>> = {
   -readonly [Key in keyof Keys]?: ReturnType<Keys[Key]>;
@@ -153,6 +156,14 @@ export function parseBalloon(text: string): BalloonOptions {
     ...(reporting !== undefined && { freePageReporting: reporting }),
     ...(stats !== undefined && { statisticsInterval: stats }),
   };
+}
+
+/** Sockets of the guest: `PATH[,cid=N]`. */
+export function parseVsock(text: string): VsockOptions {
+  const [path = '', ...words] = split(text);
+  if (path === '') throw new RangeError('a vsock needs the path of a unix socket: PATH[,cid=N]');
+  const { cid } = read(words, VSOCK_KEYS);
+  return { path, ...(cid !== undefined && { cid }) };
 }
 
 /** A port: `NAME=PATH`. */

@@ -1,8 +1,15 @@
 import { type Command, Option } from 'commander';
 
 import { MAX_VCPUS } from '../boot/layout.ts';
-import type { BalloonOptions, DiskOptions, PortOptions, RunningVm, VmOptions } from '../vmm/types.ts';
-import { parseBalloon, parseDisk, parsePort } from './device-options.ts';
+import type {
+  BalloonOptions,
+  DiskOptions,
+  PortOptions,
+  RunningVm,
+  VmOptions,
+  VsockOptions,
+} from '../vmm/types.ts';
+import { parseBalloon, parseDisk, parsePort, parseVsock } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
 import { parseSize } from '../manager/sizes.ts';
@@ -20,6 +27,7 @@ type RunFlags = {
   readonly transport?: NonNullable<VmOptions['transport']>;
   readonly console?: NonNullable<VmOptions['console']>;
   readonly port?: readonly PortOptions[];
+  readonly vsock?: VsockOptions;
   readonly rng?: true;
   readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
@@ -75,6 +83,7 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...(flags.disk !== undefined && { disks: flags.disk }),
     ...(flags.console !== undefined && { console: flags.console }),
     ...(flags.port !== undefined && { ports: flags.port }),
+    ...(flags.vsock !== undefined && { vsock: flags.vsock }),
     ...(flags.rng !== undefined && { rng: flags.rng }),
     ...(flags.balloon !== undefined && { balloon: flags.balloon === true ? {} : flags.balloon }),
   };
@@ -117,6 +126,11 @@ export function addRun(program: Command, done: Done, start = startVm): void {
       '--port <name=path>',
       "channel from the guest's /dev/virtio-ports/NAME to a unix socket; may be given again",
       listOf(parsePort),
+    )
+    .option(
+      '--vsock <socket>',
+      'AF_VSOCK for the guest, through unix sockets: PATH[,cid=N] (default cid: 3)',
+      argument(parseVsock),
     )
     .option('--rng', 'virtio source of random numbers')
     .option(

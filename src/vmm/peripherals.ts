@@ -2,6 +2,7 @@ import { BalloonDevice } from '../devices/balloon/device.ts';
 import { BlockDevice } from '../devices/block/device.ts';
 import { ConsoleDevice, type ConsolePortOptions, type ConsoleSize } from '../devices/console/device.ts';
 import { EntropyDevice } from '../devices/rng/device.ts';
+import { VsockDevice } from '../devices/vsock/device.ts';
 import { GuestBuffers } from '../kvm/guest-buffers.ts';
 import { IoRing } from '../kvm/io-ring.ts';
 import type { Disk } from '../storage/disk.ts';
@@ -10,16 +11,18 @@ import type { VirtioDevice } from '../virtio/device.ts';
 import { ConsoleHost } from './console-host.ts';
 import { HostPort } from './host-port.ts';
 import { PortSocket } from './port-socket.ts';
+import { VsockHost } from './vsock-host.ts';
 import type { BalloonControl, DiskOptions, MemoryStatistics, VmOptions } from './types.ts';
 
 /** What of a VM's options is about its virtio devices. */
 export type PeripheralOptions = Required<
   Pick<VmOptions, 'disks' | 'console' | 'ports' | 'rng' | 'log' | 'memory' | 'cpus'>
 > &
-  Pick<VmOptions, 'balloon'>;
+  Pick<VmOptions, 'balloon' | 'vsock'>;
 
 /** More queues than this gain nothing: one event loop serves them all. */
 const DEFAULT_QUEUE_LIMIT = 4;
+const DEFAULT_CID = 3;
 
 type OpenDisk = { readonly options: DiskOptions; readonly disk: Disk };
 type OpenPort = { readonly port: HostPort; readonly socket: PortSocket };
@@ -33,6 +36,7 @@ export class Peripherals {
   readonly #ring: IoRing | undefined;
   readonly #disks: readonly OpenDisk[];
   readonly #ports: readonly OpenPort[];
+  readonly #vsock: VsockHost | undefined;
   /** devices of the board of now */
   #blocks: readonly BlockDevice[] = [];
   #console: ConsoleDevice | undefined;
@@ -48,6 +52,7 @@ export class Peripherals {
     const ring = options.disks.length > 0 ? new IoRing() : undefined;
     const disks: OpenDisk[] = [];
     const ports: OpenPort[] = [];
+    let vsock: VsockHost | undefined;
     try {
       for (const disk of options.disks) {
         disks.push({ options: disk, disk: await openDisk(ring!, { ...disk, log: options.log }) });
@@ -56,9 +61,10 @@ export class Peripherals {
         const port = new HostPort(name);
         ports.push({ port, socket: await PortSocket.listen(path, port, { log: options.log }) });
       }
-      return new Peripherals(options, ring, disks, ports);
+      if (options.vsock !== undefined) vsock = await VsockHost.listen(options.vsock.path);
+      return new Peripherals(options, ring, disks, ports, vsock);
     } catch (error) {
-      await closeAll(ring, disks, ports);
+      await closeAll(ring, disks, ports, vsock);
       throw error;
     }
   }
@@ -68,11 +74,13 @@ export class Peripherals {
     ring: IoRing | undefined,
     disks: readonly OpenDisk[],
     ports: readonly OpenPort[],
+    vsock: VsockHost | undefined,
   ) {
     this.#options = options;
     this.#ring = ring;
     this.#disks = disks;
     this.#ports = ports;
+    this.#vsock = vsock;
     this.console = options.console === 'hvc0' ? new ConsoleHost() : undefined;
     this.balloon = options.balloon === undefined ? undefined : this.#balloonControl();
   }
@@ -88,6 +96,7 @@ export class Peripherals {
       ...(this.#console ? [this.#console] : []),
       ...(rng ? [new EntropyDevice({ name: 'rng0' })] : []),
       ...(this.#balloon ? [this.#balloon] : []),
+      ...this.#vsockDevices(),
     ];
   }
 
@@ -108,7 +117,7 @@ export class Peripherals {
   /** Resolves once disks are synced and closed and sockets are gone. The board is closed already. */
   close(): Promise<void> {
     this.console?.close();
-    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports);
+    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports, this.#vsock);
     return this.#closing;
   }
 
@@ -149,6 +158,12 @@ export class Peripherals {
     return new BalloonDevice({ ...balloon, name: 'balloon0', memory, size, log });
   }
 
+  #vsockDevices(): VsockDevice[] {
+    if (this.#vsock === undefined) return [];
+    const cid = this.#options.vsock?.cid ?? DEFAULT_CID;
+    return [new VsockDevice({ name: 'vsock0', cid, backend: this.#vsock, log: this.#options.log })];
+  }
+
   #balloonControl(): BalloonControl {
     const device = (): BalloonDevice => {
       if (this.#balloon === undefined) throw new Error('the VM has no balloon yet');
@@ -171,8 +186,13 @@ async function closeAll(
   ring: IoRing | undefined,
   disks: readonly OpenDisk[],
   ports: readonly OpenPort[],
+  vsock: VsockHost | undefined,
 ): Promise<void> {
-  const closing = [...disks.map(({ disk }) => disk.close()), ...ports.map(({ socket }) => socket.close())];
+  const closing = [
+    ...disks.map(({ disk }) => disk.close()),
+    ...ports.map(({ socket }) => socket.close()),
+    ...(vsock ? [vsock.close()] : []),
+  ];
   const results = await Promise.allSettled(closing);
   ring?.close();
   const failed = results.find((result) => result.status === 'rejected');

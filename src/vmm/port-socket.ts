@@ -1,32 +1,15 @@
-import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
-import { dirname } from 'node:path';
+import { createServer, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isMainThread } from 'node:worker_threads';
 import type { HostPort } from './host-port.ts';
+import { listenOnUnixSocket } from './unix-listener.ts';
 
-/** What `sun_path` of a socket address has room for, with the NUL that ends it left out (unix(7)). */
-const PATH_LIMIT = 107;
 /** How often a client that sends no more is looked after. */
 const PROBE_INTERVAL_MS = 250;
 /** A client is taken to be there unless a look at it fails within this time. */
 const PROBE_LIMIT_MS = 50;
 /** What clients get to take the last output, once the VM has ended. */
 const CLOSING_LIMIT_MS = 1000;
-
-/** A socket that cannot be made. */
-export class PortSocketError extends Error {
-  override readonly name = 'PortSocketError';
-  readonly code: string;
-  readonly path: string;
-
-  constructor(path: string, code: string, message: string) {
-    super(message);
-    this.path = path;
-    this.code = code;
-  }
-}
 
 export type PortSocketOptions = {
   /** takes a line where a client is turned away */
@@ -51,7 +34,7 @@ export class PortSocket {
   /** @throws PortSocketError, with the reason for a person */
   static async listen(path: string, port: HostPort, options: PortSocketOptions = {}): Promise<PortSocket> {
     const socket = new PortSocket(path, port, options.log ?? (() => undefined));
-    await socket.#listen();
+    await listenOnUnixSocket(socket.#server, { path, of: `port ${port.name}` });
     return socket;
   }
 
@@ -85,68 +68,6 @@ export class PortSocket {
       this.#drop();
     }
     await closed;
-  }
-
-  async #listen(): Promise<void> {
-    const length = Buffer.byteLength(this.path);
-    if (length === 0 || this.path.includes('\0')) {
-      throw this.#error('EINVAL', 'a socket needs a path without NUL characters');
-    }
-    if (length > PATH_LIMIT) {
-      throw this.#error(
-        'ENAMETOOLONG',
-        `${length} bytes, and a socket's path has at most ${PATH_LIMIT}: use a shorter one, such as one relative to the working directory`,
-      );
-    }
-    try {
-      await this.#bind();
-    } catch (error) {
-      if (codeOf(error) !== 'EADDRINUSE') throw this.#describe(error);
-      await this.#removeStale();
-      await this.#bind().catch((again: unknown) => {
-        throw this.#describe(again);
-      });
-    }
-    // Bind and listen have made it; without a umask of our own it may be open to others until here.
-    chmodSync(this.path, 0o600);
-    this.#server.on('error', () => undefined);
-  }
-
-  /** Makes the socket; nobody else may connect to it from its first moment on. */
-  async #bind(): Promise<void> {
-    const server = this.#server;
-    // Binding is done within listen(). A worker thread has no umask.
-    const umask = isMainThread ? process.umask(0o177) : undefined;
-    try {
-      server.listen(this.path);
-    } finally {
-      if (umask !== undefined) process.umask(umask);
-    }
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.once('listening', () => {
-        server.off('error', reject);
-        resolve();
-      });
-    });
-  }
-
-  /** Removes a socket that nobody listens on. @throws PortSocketError where it is another file, or somebody does */
-  async #removeStale(): Promise<void> {
-    const before = lstatSync(this.path, { throwIfNoEntry: false });
-    if (before === undefined) return;
-    if (!before.isSocket()) throw this.#error('EEXIST', 'there is a file of this name, and it is no socket');
-    const refused = await new Promise<boolean>((resolve) => {
-      const probe = connect(this.path);
-      probe.once('connect', () => {
-        probe.destroy();
-        resolve(false);
-      });
-      probe.once('error', (error) => resolve(codeOf(error) === 'ECONNREFUSED'));
-    });
-    if (!refused) throw this.#error('EADDRINUSE', 'another process listens on it');
-    const now = lstatSync(this.path, { throwIfNoEntry: false });
-    if (now?.ino === before.ino) unlinkSync(this.path);
   }
 
   async #accept(client: Socket): Promise<void> {
@@ -211,31 +132,4 @@ export class PortSocket {
       });
     });
   }
-
-  #describe(error: unknown): PortSocketError {
-    // libuv says EACCES for a directory that is not there.
-    const isMissing = codeOf(error) === 'EACCES' && !existsSync(dirname(this.path));
-    const code = isMissing ? 'ENOENT' : (codeOf(error) ?? 'EIO');
-    const reasons: Readonly<Record<string, string>> = {
-      EACCES: 'no permission to make a socket there',
-      ENOENT: 'its directory does not exist',
-      ENOTDIR: 'what should be its directory is a file',
-      EROFS: 'its file system is read-only',
-      EADDRINUSE: 'another process listens on it',
-    };
-    const message = error instanceof Error ? error.message : String(error);
-    return this.#error(code, reasons[code] ?? message);
-  }
-
-  #error(code: string, reason: string): PortSocketError {
-    return new PortSocketError(
-      this.path,
-      code,
-      `cannot make the socket '${this.path}' of port ${this.#port.name}: ${reason}`,
-    );
-  }
-}
-
-function codeOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }

@@ -48,6 +48,17 @@ export type PortOptions = {
   readonly path: string;
 };
 
+/** Stream sockets between programs of the guest and of the host (AF_VSOCK), by Firecracker's convention. */
+export type VsockOptions = {
+  /**
+   * of a unix socket for programs that connect to the guest, made and removed with the VM; those that the guest
+   * connects to listen on `PATH_PORT`. At most 96 bytes
+   */
+  readonly path: string;
+  /** the guest's address, 3 to 2^32 - 2; default 3 */
+  readonly cid?: number;
+};
+
 /** What a VM is made of. Everything is checked before any resource is opened. */
 export type VmOptions = {
   /** path of a bzImage or vmlinux, packed or not; recognised by content */
@@ -73,6 +84,8 @@ export type VmOptions = {
   readonly console?: 'serial' | 'hvc0';
   /** named channels to programs in the guest */
   readonly ports?: readonly PortOptions[];
+  /** default none */
+  readonly vsock?: VsockOptions;
   /** a virtio source of random numbers; default false */
   readonly rng?: boolean;
   /** default none */

@@ -31,10 +31,10 @@ export class VmOptionError extends RangeError {
   readonly code = 'EOPTION';
 }
 
-type Settings = Required<Omit<VmOptions, 'balloon'>> & Pick<VmOptions, 'balloon'>;
+type Settings = Required<Omit<VmOptions, 'balloon' | 'vsock'>> & Pick<VmOptions, 'balloon' | 'vsock'>;
 
 function settle(options: VmOptions): Settings {
-  const { console = 'serial', balloon } = options;
+  const { console = 'serial', balloon, vsock } = options;
   const settings: Settings = {
     kernel: options.kernel,
     initrds: options.initrds ?? [],
@@ -50,6 +50,7 @@ function settle(options: VmOptions): Settings {
     ports: options.ports ?? [],
     rng: options.rng ?? false,
     ...(balloon !== undefined && { balloon }),
+    ...(vsock !== undefined && { vsock }),
     log: options.log ?? (() => undefined),
   };
   const { memory, cpus } = settings;

@@ -2,10 +2,11 @@ import type { Chain } from '../../virtio/chain.ts';
 import { DeviceConfig } from '../../virtio/device-config.ts';
 import type { Activation, VirtioDevice } from '../../virtio/device.ts';
 import { Features } from '../../virtio/features.ts';
+import { popOrArm } from '../../virtio/pop-or-arm.ts';
 import type { Virtqueue } from '../../virtio/queue.ts';
 import { CONTROL_SIZE, ControlOutbox, encodeControl, encodeSize, EVENT } from './control.ts';
 import type { ControlMessage, DeviceEvent } from './control.ts';
-import { ConsolePort, popOrArm, type PortBackend } from './port.ts';
+import { ConsolePort, type PortBackend } from './port.ts';
 import { checkConsoleState, PORT_LIMIT, type ConsoleState } from './state.ts';
 
 /** Feature bits (VIRTIO 1.2, 5.3.3). */

@@ -1,4 +1,5 @@
 import type { Chain } from '../../virtio/chain.ts';
+import { popOrArm } from '../../virtio/pop-or-arm.ts';
 import type { Virtqueue } from '../../virtio/queue.ts';
 import { InputQueue } from './input-queue.ts';
 import type { PortState } from './state.ts';
@@ -11,8 +12,6 @@ export const OUTPUT_PIECE = 32 * 1024;
 const TURN_BYTES = 1024 * 1024;
 /** What a request counts for in a turn besides its bytes. */
 const REQUEST_COST = 512;
-/** How often a driver may add requests while the device arms notifications, before that is put off. */
-const ARM_ATTEMPTS = 8;
 
 /** What the host's end of a port does; everything is called on the event loop, and must not throw. */
 export type PortBackend = {
@@ -63,17 +62,6 @@ export type PortFacts = {
   /** the host's end was opened or closed */
   readonly hostChanged: () => void;
 };
-
-/** The next request; where there is none, the driver has been asked to notify of the next one. */
-export function popOrArm(queue: Virtqueue, later: () => void): Chain | undefined {
-  for (let attempt = 0; attempt < ARM_ATTEMPTS; attempt++) {
-    const chain = queue.pop();
-    if (chain !== undefined) return chain;
-    if (!queue.enableNotifications()) return undefined;
-  }
-  later();
-  return undefined;
-}
 
 /** One port: a pair of queues, and what is known of both ends. */
 export class ConsolePort implements GuestEnd {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseBalloon, parseDisk, parsePort } from '../../../src/cli/device-options.ts';
+import { parseBalloon, parseDisk, parsePort, parseVsock } from '../../../src/cli/device-options.ts';
 
 describe('a disk on the command line', () => {
   it('is a raw file where nothing else is said', () => {
@@ -91,6 +91,20 @@ describe('a port on the command line', () => {
     'is refused: %s',
     (text) => {
       expect(() => parsePort(text)).toThrow(/port/);
+    },
+  );
+});
+
+describe('a vsock on the command line', () => {
+  it('is the path of its socket, and the address of the guest where that is given', () => {
+    expect(parseVsock('v.sock')).toEqual({ path: 'v.sock' });
+    expect(parseVsock('v,,w.sock,cid=42')).toEqual({ path: 'v,w.sock', cid: 42 });
+  });
+
+  it.each(['', ',cid=3', 'v,cid=2', 'v,cid=4294967295', 'v,cid', 'v,sid=3', 'v,cid=3,cid=4'])(
+    'is not %j',
+    (text) => {
+      expect(() => parseVsock(text)).toThrow(RangeError);
     },
   );
 });
