@@ -23,6 +23,7 @@ void FramePort::Define(Napi::Env env, Napi::Object exports) {
                                            InstanceMethod("open", &FramePort::Open),
                                            InstanceMethod("shut", &FramePort::Shut),
                                            InstanceMethod("configure", &FramePort::Configure),
+                                           InstanceMethod("refuseLoopback", &FramePort::RefuseLoopback),
                                            InstanceMethod("listen", &FramePort::Listen),
                                            InstanceMethod("send", &FramePort::Send),
                                            InstanceMethod("receive", &FramePort::Receive),
@@ -107,6 +108,10 @@ void FramePort::Configure(const Napi::CallbackInfo& info) {
   settings_.mergeable = mergeable && header;
   settings_.host_offloads = host;
   settings_.guest_offloads = guest;
+}
+
+void FramePort::RefuseLoopback(const Napi::CallbackInfo& info) {
+  settings_.refuse_loopback = ToBool(info[0], "refuse");
 }
 
 void FramePort::Listen(const Napi::CallbackInfo& info) {

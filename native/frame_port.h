@@ -32,6 +32,7 @@ class FramePort : public Napi::ObjectWrap<FramePort>, public Watcher {
   void Open(const Napi::CallbackInfo& info);
   void Shut(const Napi::CallbackInfo& info);
   void Configure(const Napi::CallbackInfo& info);
+  void RefuseLoopback(const Napi::CallbackInfo& info);
   void Listen(const Napi::CallbackInfo& info);
   Napi::Value Send(const Napi::CallbackInfo& info);
   Napi::Value Receive(const Napi::CallbackInfo& info);

@@ -21,6 +21,8 @@ struct FrameSettings {
   // what frames to be sent may ask for, and what received ones may leave undone: sets of Offload
   uint32_t host_offloads = 0;
   uint32_t guest_offloads = 0;
+  // frames to addresses that a host has for itself are not sent
+  bool refuse_loopback = false;
 
   uint32_t header_size() const { return memory_header ? sizeof(VnetHeader) : 0; }
 };

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "frame_wire.h"
+#include "loopback.h"
 
 namespace tsvm {
 
@@ -33,6 +34,7 @@ class StreamWire : public FrameWire {
         staging_(new uint8_t[kStaging]),
         scratch_(new uint8_t[kScratch]) {
     prefixes_.reserve(kFrameRecords);
+    heads_.reserve(kFrameRecords);
   }
 
   uint32_t Send(uint32_t first, uint32_t count) override;
@@ -73,6 +75,8 @@ class StreamWire : public FrameWire {
   std::vector<iovec> pieces_;
   std::vector<Appended> batch_;
   std::vector<Prefix> prefixes_;
+  // copies of what is looked at, which the guest cannot change afterwards
+  std::vector<FrameHead> heads_;
   std::vector<iovec> found_;
   size_t batch_bytes_ = 0;
   size_t scratch_used_ = 0;
@@ -95,6 +99,7 @@ void StreamWire::BeginBatch() {
   pieces_.clear();
   batch_.clear();
   prefixes_.clear();
+  heads_.clear();
   batch_bytes_ = 0;
   scratch_used_ = 0;
 }
@@ -147,11 +152,21 @@ StreamWire::Fit StreamWire::Append(const FrameRecord& record) {
 }
 
 StreamWire::Fit StreamWire::AppendDirect(uint32_t length, const VnetHeader& header, Appended*) {
-  if (pieces_.size() + found_.size() + 1 > kBatchPieces) return Fit::kNextBatch;
+  if (pieces_.size() + found_.size() + 2 > kBatchPieces) return Fit::kNextBatch;
+  uint32_t copied = 0;
+  if (settings_->refuse_loopback) {
+    PieceReader reader(found_.data(), found_.size());
+    VnetHeader skipped;
+    reader.Read(&skipped, settings_->header_size());
+    heads_.emplace_back();
+    copied = reader.Read(heads_.back().bytes, kFrameHead);
+    if (IsForLoopback(heads_.back().bytes, copied)) return Fit::kRefused;
+  }
   const uint32_t wire = settings_->wire_header && settings_->memory_header ? sizeof(VnetHeader) : 0;
   prefixes_.push_back({htonl(length + wire), header});
   pieces_.push_back({&prefixes_.back(), kLength + wire});
-  size_t skip = settings_->header_size();
+  if (copied > 0) pieces_.push_back({heads_.back().bytes, copied});
+  size_t skip = settings_->header_size() + copied;
   for (const iovec& piece : found_) {
     if (skip >= piece.iov_len) {
       skip -= piece.iov_len;
@@ -182,6 +197,7 @@ StreamWire::Fit StreamWire::AppendComputed(uint32_t length, const VnetHeader& he
     if (size > room) return Fit::kNextBatch;
     for (uint32_t i = 0; i < segmenter.count(); i++) {
       const uint32_t here = segmenter.Next(at + kLength);
+      if (settings_->refuse_loopback && IsForLoopback(at + kLength, here)) return Fit::kRefused;
       const uint32_t order = htonl(here);
       std::memcpy(at, &order, kLength);
       at += kLength + here;
@@ -197,6 +213,7 @@ StreamWire::Fit StreamWire::AppendComputed(uint32_t length, const VnetHeader& he
     at += kLength + wire;
     const uint32_t got = reader.Read(at, length);
     std::memset(at + got, 0, length - got);
+    if (settings_->refuse_loopback && IsForLoopback(at, length)) return Fit::kRefused;
     if (wire == 0 && asked != 0) CompleteChecksum(at, length, header);
     at += length;
   }

@@ -53,7 +53,7 @@ Napi::Value Connect(const Napi::CallbackInfo& info) {
 Napi::Value Pair(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   int ends[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
     ThrowErrno(env, errno, "socketpair", "frames");
   }
   auto pair = Napi::Array::New(env, 2);

@@ -165,6 +165,14 @@ export class FramePort {
   }
 
   /**
+   * Whether frames of a stream that go to a loopback address, or to none, are refused (127.0.0.0/8, 0.0.0.0/8, ::/16
+   * with the mapped IPv4 addresses): for a peer that connects to whatever address a guest names. Default false.
+   */
+  refuseLoopback(refuse: boolean): void {
+    this.#native.refuseLoopback(refuse);
+  }
+
+  /**
    * Connects it to a descriptor, which it closes at {@link shut}.
    * @param kind a tap, or a unix stream socket on which each frame follows its length in 4 bytes, big-endian
    * @param header whether frames begin with an offload header there too; those of a tap do

@@ -185,6 +185,7 @@ export type NativeFramePort = {
   open(fd: number, kind: 'stream' | 'tap', header: boolean): void;
   shut(): void;
   configure(header: boolean, mergeable: boolean, hostOffloads: number, guestOffloads: number): void;
+  refuseLoopback(refuse: boolean): void;
   listen(wanted: boolean): void;
   send(first: number, count: number): number;
   receive(first: number, count: number): number;

@@ -9,6 +9,8 @@ export type StreamBackendOptions = {
   readonly name: string;
   /** Gives a connected socket, which is the back end's then; called again whenever the last one has ended. */
   readonly connect: () => number | Promise<number>;
+  /** Called last at {@link NetBackend.close}, for what is behind the socket. */
+  readonly disconnected?: () => Promise<void>;
   /** takes a line whenever the link goes down or comes back by itself */
   readonly log: (line: string) => void;
   /** frames begin with offload headers there too; default false */
@@ -22,6 +24,8 @@ export type StreamBackendOptions = {
 
 const RETRY = { first: 100, last: 5000 };
 const PATIENCE_MS = 5000;
+/** A connection that has lasted for so long was a good one: the next attempt does not wait for long. */
+const STEADY_MS = 10_000;
 
 /**
  * One socket and what it takes to keep it: it connects again when the peer has gone, and a peer that takes nothing
@@ -43,6 +47,8 @@ export class StreamBackend implements NetBackend {
   #again: NodeJS.Timeout | undefined;
   /** milliseconds until the next attempt to connect */
   #wait: number;
+  /** when it connected */
+  #since = -Infinity;
   #closed = false;
   /** an attempt that is under way */
   #connecting: Promise<void> | undefined;
@@ -84,6 +90,7 @@ export class StreamBackend implements NetBackend {
     this.#drop();
     clearTimeout(this.#again);
     await this.#connecting;
+    await this.#options.disconnected?.();
   }
 
   #take(fd: number): void {
@@ -93,7 +100,7 @@ export class StreamBackend implements NetBackend {
     }
     this.port.open(fd, 'stream', this.vnetHeader);
     this.#connected = true;
-    this.#wait = (this.#options.retry ?? RETRY).first;
+    this.#since = performance.now();
     this.#setLink();
   }
 
@@ -106,6 +113,7 @@ export class StreamBackend implements NetBackend {
 
   #lost(reason: string): void {
     this.#drop();
+    if (performance.now() - this.#since > STEADY_MS) this.#wait = (this.#options.retry ?? RETRY).first;
     this.#options.log(`${this.name}: the link is down: ${reason}`);
     this.#setLink();
     this.#retry();

@@ -11,7 +11,11 @@ const COMMAND_LIMIT = 100;
  */
 export function holderOf(fd: number, lock: FoundLock): string | undefined {
   const pid = lock.pid > 0 ? lock.pid : findHolder(fd, lock.start);
-  if (pid === undefined) return undefined;
+  return pid === undefined ? undefined : describeProcess(pid);
+}
+
+/** Such as `process 1234 (qemu-system-x86_64 -m 512)`. */
+export function describeProcess(pid: number): string {
   if (pid === process.pid) return `this process itself (${pid})`;
   const command = commandOf(pid);
   return `process ${pid}${command === '' ? '' : ` (${command})`}`;
