@@ -2,6 +2,7 @@
 #include "addon.h"
 
 #include "event_fd.h"
+#include "file_calls.h"
 #include "frame_port.h"
 #include "host_file.h"
 #include "io_ring.h"
@@ -23,6 +24,7 @@ void CleanUp(napi_async_cleanup_hook_handle handle, void* argument) {
   for (VmCore* vm : *data->vms) vm->Close();
   data->vms->clear();
   while (!data->rings->empty()) (*data->rings->begin())->Shutdown();
+  while (!data->file_calls->empty()) (*data->file_calls->begin())->Shutdown();
   napi_async_destroy(data->env, data->async_context);
   data->reactor->Close([](void* hook) {
     napi_remove_async_cleanup_hook(static_cast<napi_async_cleanup_hook_handle>(hook));
@@ -45,6 +47,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   Timer::Define(env, exports);
   Memory::Define(env, exports);
   IoRing::Define(env, exports);
+  FileCalls::Define(env, exports);
   DefineHostFile(env, exports);
   FramePort::Define(env, exports);
   UnixListener::Define(env, exports);

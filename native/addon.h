@@ -10,6 +10,7 @@
 
 namespace tsvm {
 
+class FileCalls;
 class IoRing;
 class VmCore;
 
@@ -24,6 +25,8 @@ struct AddonData {
   std::shared_ptr<std::set<VmCore*>> vms = std::make_shared<std::set<VmCore*>>();
   // I/O rings, which have to be done with memory before it goes
   std::shared_ptr<std::set<IoRing*>> rings = std::make_shared<std::set<IoRing*>>();
+  // file calls, whose threads have to end
+  std::shared_ptr<std::set<FileCalls*>> file_calls = std::make_shared<std::set<FileCalls*>>();
   napi_env env = nullptr;
   napi_async_context async_context = nullptr;
   napi_async_cleanup_hook_handle cleanup = nullptr;

@@ -24,6 +24,8 @@ class Fd {
   ~Fd() { Reset(); }
 
   int get() const { return fd_; }
+  // What it was made of, where that is a negative errno instead of a descriptor.
+  int error() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
   // The caller's to close from here on.
   int Release() { return std::exchange(fd_, -1); }

@@ -73,6 +73,9 @@ int64_t IoRequest::Perform() {
     case IoOperation::kWrite:
       got = pwritev(fd, next(), static_cast<int>(next_count()), at);
       break;
+    case IoOperation::kAppend:
+      got = pwritev2(fd, next(), static_cast<int>(next_count()), at, RWF_APPEND);
+      break;
     case IoOperation::kSync:
       got = fdatasync(fd);
       break;

@@ -9,8 +9,8 @@
 namespace tsvm {
 
 // src/kvm/io-ring.ts has the same numbers.
-enum class IoOperation : int32_t { kRead, kWrite, kSync, kPunch, kZero, kAllocate };
-constexpr int32_t kIoOperations = 6;
+enum class IoOperation : int32_t { kRead, kWrite, kSync, kPunch, kZero, kAllocate, kAppend };
+constexpr int32_t kIoOperations = 7;
 
 struct IoRequest {
   IoOperation operation = IoOperation::kSync;
@@ -32,7 +32,9 @@ struct IoRequest {
   // Made ready to be carried out from its start.
   void Begin();
 
-  bool transfers() const { return operation == IoOperation::kRead || operation == IoOperation::kWrite; }
+  bool transfers() const {
+    return operation == IoOperation::kRead || operation == IoOperation::kWrite || operation == IoOperation::kAppend;
+  }
   // The mode of an fallocate.
   int mode() const;
   // What is left of a transfer, as much as one system call takes.

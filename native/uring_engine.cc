@@ -173,9 +173,11 @@ void UringEngine::Start(uint32_t slot) {
   switch (request.operation) {
     case IoOperation::kRead:
     case IoOperation::kWrite:
+    case IoOperation::kAppend:
       sqe->opcode = request.operation == IoOperation::kRead ? IORING_OP_READV : IORING_OP_WRITEV;
       sqe->addr = reinterpret_cast<uint64_t>(request.next());
       sqe->len = request.next_count();
+      if (request.operation == IoOperation::kAppend) sqe->rw_flags = RWF_APPEND;
       if (request.must_wait()) sqe->flags = IOSQE_ASYNC;
       break;
     case IoOperation::kSync:

@@ -6,12 +6,19 @@ export type {
   AccessCount,
   DiskOptions,
   RunningVm,
+  GuestPort,
   SerialPort,
+  Share,
+  ShareOptions,
   VmExit,
   VmExitReason,
   VmOptions,
   VsockOptions,
 } from './vmm/types.ts';
+
+// Shared folders
+export { mountShares, withAgentPort, type MountOptions } from './manager/shares/mount.ts';
+export { ShareError, type FsCache } from './devices/fs/folder.ts';
 
 // Disk images
 export {

@@ -2,13 +2,15 @@
 import { closest, distance } from 'fastest-levenshtein';
 
 import { MAX_GUEST_CID, MIN_GUEST_CID } from '../devices/vsock/protocol.ts';
-import type { BalloonOptions, DiskOptions, PortOptions, VsockOptions } from '../vmm/types.ts';
+import type { BalloonOptions, DiskOptions, PortOptions, ShareOptions, VsockOptions } from '../vmm/types.ts';
 import { parseSize } from '../manager/sizes.ts';
 
 /** What VIRTIO_BLK_T_GET_ID has room for (VIRTIO 1.2, 5.2.6). */
 const SERIAL_LIMIT = 20;
 /** Linux shows a port's name as a file's. */
 const PORT_NAME_LIMIT = 64;
+/** What virtio-fs has room for (VIRTIO 1.2, 5.11.4). */
+const TAG_LIMIT = 36;
 
 type Parser<T> = (value: string) => T;
 
@@ -62,6 +64,19 @@ const BALLOON_KEYS = {
 } as const;
 
 const VSOCK_KEYS = { cid: count(MIN_GUEST_CID, MAX_GUEST_CID) } as const;
+
+const SHARE_KEYS = {
+  ro: switched,
+  cache: oneOf('auto', 'none', 'always'),
+  uid: count(0, 2 ** 32 - 2),
+  gid: count(0, 2 ** 32 - 2),
+  tag: (value: string): string => {
+    if (!/^[\x21-\x7e]+$/.test(value) || value.length > TAG_LIMIT) {
+      throw new RangeError(`1 to ${TAG_LIMIT} ASCII characters without blanks`);
+    }
+    return value;
+  },
+} as const;
 
 type Values<Keys extends Readonly<Record<string, Parser<unknown>>>> = {
   -readonly [Key in keyof Keys]?: ReturnType<Keys[Key]>;
@@ -179,4 +194,29 @@ export function parsePort(text: string): PortOptions {
     );
   }
   return { name, path };
+}
+
+/** A shared folder: `HOST:GUEST[:ro][,ro][,cache=auto|none|always][,uid=N][,gid=N][,tag=NAME]` */
+export function parseShare(text: string): ShareOptions {
+  const [paths = '', ...words] = split(text);
+  const [, spec = paths, mode] = /^(.*):(ro|rw)$/s.exec(paths) ?? [];
+  // The guest's path has no colon in it, the host's may.
+  const at = spec.lastIndexOf(':');
+  const path = spec.slice(0, Math.max(at, 0));
+  const guest = spec.slice(at + 1);
+  if (path === '') throw new RangeError('a share is HOST:GUEST[:ro], such as ./src:/mnt/src:ro');
+  if (!/^\/[^\p{Cc}]+$/u.test(guest) || guest.split('/').includes('..')) {
+    throw new RangeError(`'${guest}' is no absolute path below the guest's root`);
+  }
+  const { ro = mode === 'ro', cache, uid, gid, tag } = read(words, SHARE_KEYS);
+  if (mode === 'rw' && ro) throw new RangeError('both rw and ro');
+  return {
+    path,
+    guest: guest.replace(/\/+/g, '/').replace(/(.)\/$/, '$1'),
+    ...(ro && { readOnly: true }),
+    ...(cache !== undefined && { cache }),
+    ...(uid !== undefined && { uid }),
+    ...(gid !== undefined && { gid }),
+    ...(tag !== undefined && { tag }),
+  };
 }

@@ -7,9 +7,10 @@ import type {
   PortOptions,
   RunningVm,
   VmOptions,
+  ShareOptions,
   VsockOptions,
 } from '../vmm/types.ts';
-import { parseBalloon, parseDisk, parsePort, parseVsock } from './device-options.ts';
+import { parseBalloon, parseDisk, parsePort, parseShare, parseVsock } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
 import { parseSize } from '../manager/sizes.ts';
@@ -28,6 +29,7 @@ type RunFlags = {
   readonly console?: NonNullable<VmOptions['console']>;
   readonly port?: readonly PortOptions[];
   readonly vsock?: VsockOptions;
+  readonly share?: readonly ShareOptions[];
   readonly rng?: true;
   readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
@@ -45,6 +47,7 @@ const EXAMPLES = [
   'tsvm run --kernel vmlinuz --initrd base.img --initrd extra.img --mem 2G --cpus 2',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --cmdline "root=LABEL=root console=ttyS0"',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk overlay.qcow2,format=qcow2',
+  'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --share .:/mnt/src --share /data:/data:ro',
   'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
 ];
 
@@ -84,6 +87,7 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...(flags.console !== undefined && { console: flags.console }),
     ...(flags.port !== undefined && { ports: flags.port }),
     ...(flags.vsock !== undefined && { vsock: flags.vsock }),
+    ...(flags.share !== undefined && { shares: flags.share }),
     ...(flags.rng !== undefined && { rng: flags.rng }),
     ...(flags.balloon !== undefined && { balloon: flags.balloon === true ? {} : flags.balloon }),
   };
@@ -91,7 +95,11 @@ function vmOptions(flags: RunFlags): VmOptions {
 
 async function startVm(options: VmOptions): Promise<RunningVm> {
   const vm = await import('../vmm/vm.ts');
-  return vm.startVm(options);
+  if (options.shares === undefined) return vm.startVm(options);
+  const { mountShares, withAgentPort } = await import('../manager/shares/mount.ts');
+  const running = await vm.startVm(withAgentPort(options));
+  mountShares(running, { log: options.log ?? (() => undefined) });
+  return running;
 }
 
 /** `tsvm run`: boots a kernel in the foreground. */
@@ -126,6 +134,12 @@ export function addRun(program: Command, done: Done, start = startVm): void {
       '--port <name=path>',
       "channel from the guest's /dev/virtio-ports/NAME to a unix socket; may be given again",
       listOf(parsePort),
+    )
+    .option(
+      '--share <folders>',
+      'folder of the host, mounted in the guest by its agent: HOST:GUEST[:ro][,cache=auto|none|always]' +
+        '[,uid=N][,gid=N][,tag=NAME]; may be given again',
+      listOf(parseShare),
     )
     .option(
       '--vsock <socket>',

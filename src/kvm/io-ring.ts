@@ -23,6 +23,8 @@ export const IO = {
   zero: 4,
   /** space for the range; the file's size stays */
   allocate: 5,
+  /** a write to wherever the file ends then; its offset says nothing */
+  append: 6,
 } as const;
 export type IoOperation = (typeof IO)[keyof typeof IO];
 

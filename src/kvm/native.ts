@@ -220,6 +220,19 @@ export type NativeTap = {
   joinBridge(bridge: string, name: string): void;
 };
 
+/** Calls and their data lie in the area; src/kvm/file-calls.ts and native/file_operation.h say how. */
+export type NativeFileCalls = {
+  /** called on the event loop when started calls are over, with their number */
+  onCompletions?: (count: number) => void;
+  area(): ArrayBuffer;
+  run(call: number): number;
+  start(call: number): void;
+  openFolder(call: number, path: string): number;
+  fileLimit(): number;
+  /** Blocks until all calls are over. */
+  close(): void;
+};
+
 type Addon = {
   initialize(errorClass: typeof KvmError): void;
   EventFd: new () => NativeEventFd;
@@ -228,6 +241,7 @@ type Addon = {
   Kvm: new (path: string) => NativeKvm;
   Vm: new (kvm: NativeKvm) => NativeVm;
   IoRing: new (engine: IoEngine | undefined, entries: number, pieces: number) => NativeIoRing;
+  FileCalls: new (count: number, dataSize: number) => NativeFileCalls;
   hostFile: NativeHostFile;
   FramePort: new () => NativeFramePort;
   UnixListener: new (path: string) => NativeUnixListener;

@@ -1,6 +1,8 @@
 import { BalloonDevice } from '../devices/balloon/device.ts';
 import { BlockDevice } from '../devices/block/device.ts';
 import { ConsoleDevice, type ConsolePortOptions, type ConsoleSize } from '../devices/console/device.ts';
+import { FsDevice } from '../devices/fs/device.ts';
+import { SharedFolder } from '../devices/fs/folder.ts';
 import { EntropyDevice } from '../devices/rng/device.ts';
 import { VsockDevice } from '../devices/vsock/device.ts';
 import { GuestBuffers } from '../kvm/guest-buffers.ts';
@@ -11,12 +13,13 @@ import type { VirtioDevice } from '../virtio/device.ts';
 import { ConsoleHost } from './console-host.ts';
 import { HostPort } from './host-port.ts';
 import { PortSocket } from './port-socket.ts';
+import { shareTags } from './share-tags.ts';
 import { VsockHost } from './vsock-host.ts';
-import type { BalloonControl, DiskOptions, MemoryStatistics, VmOptions } from './types.ts';
+import type { BalloonControl, DiskOptions, GuestPort, MemoryStatistics, Share, VmOptions } from './types.ts';
 
 /** What of a VM's options is about its virtio devices. */
 export type PeripheralOptions = Required<
-  Pick<VmOptions, 'disks' | 'console' | 'ports' | 'rng' | 'log' | 'memory' | 'cpus'>
+  Pick<VmOptions, 'disks' | 'console' | 'ports' | 'shares' | 'rng' | 'log' | 'memory' | 'cpus'>
 > &
   Pick<VmOptions, 'balloon' | 'vsock'>;
 
@@ -25,7 +28,8 @@ const DEFAULT_QUEUE_LIMIT = 4;
 const DEFAULT_CID = 3;
 
 type OpenDisk = { readonly options: DiskOptions; readonly disk: Disk };
-type OpenPort = { readonly port: HostPort; readonly socket: PortSocket };
+type OpenPort = { readonly port: HostPort; readonly socket: PortSocket | undefined };
+type OpenShare = { readonly share: Share; readonly folder: SharedFolder };
 
 /** The host's end of a VM's devices: files, sockets and consoles. It outlives the devices of one boot. */
 export class Peripherals {
@@ -36,6 +40,7 @@ export class Peripherals {
   readonly #ring: IoRing | undefined;
   readonly #disks: readonly OpenDisk[];
   readonly #ports: readonly OpenPort[];
+  readonly #shares: readonly OpenShare[];
   readonly #vsock: VsockHost | undefined;
   /** devices of the board of now */
   #blocks: readonly BlockDevice[] = [];
@@ -46,12 +51,13 @@ export class Peripherals {
 
   /**
    * Opens all files and sockets; nothing is left open where one of them cannot be.
-   * @throws StorageError, PortSocketError, RangeError
+   * @throws StorageError, PortSocketError, ShareError, RangeError
    */
   static async open(options: PeripheralOptions): Promise<Peripherals> {
-    const ring = options.disks.length > 0 ? new IoRing() : undefined;
+    const ring = options.disks.length + options.shares.length > 0 ? new IoRing() : undefined;
     const disks: OpenDisk[] = [];
     const ports: OpenPort[] = [];
+    const shares: OpenShare[] = [];
     let vsock: VsockHost | undefined;
     try {
       for (const disk of options.disks) {
@@ -59,12 +65,18 @@ export class Peripherals {
       }
       for (const { name, path } of options.ports) {
         const port = new HostPort(name);
-        ports.push({ port, socket: await PortSocket.listen(path, port, { log: options.log }) });
+        const socket =
+          path === undefined ? undefined : await PortSocket.listen(path, port, { log: options.log });
+        ports.push({ port, socket });
+      }
+      for (const share of shareTags(options.shares)) {
+        const portion = 1 / options.shares.length;
+        shares.push({ share, folder: new SharedFolder({ ...share, portion }) });
       }
       if (options.vsock !== undefined) vsock = await VsockHost.listen(options.vsock.path);
-      return new Peripherals(options, ring, disks, ports, vsock);
+      return new Peripherals(options, ring, disks, ports, shares, vsock);
     } catch (error) {
-      await closeAll(ring, disks, ports, vsock);
+      await closeAll(ring, disks, ports, shares, vsock);
       throw error;
     }
   }
@@ -74,12 +86,14 @@ export class Peripherals {
     ring: IoRing | undefined,
     disks: readonly OpenDisk[],
     ports: readonly OpenPort[],
+    shares: readonly OpenShare[],
     vsock: VsockHost | undefined,
   ) {
     this.#options = options;
     this.#ring = ring;
     this.#disks = disks;
     this.#ports = ports;
+    this.#shares = shares;
     this.#vsock = vsock;
     this.console = options.console === 'hvc0' ? new ConsoleHost() : undefined;
     this.balloon = options.balloon === undefined ? undefined : this.#balloonControl();
@@ -97,7 +111,16 @@ export class Peripherals {
       ...(rng ? [new EntropyDevice({ name: 'rng0' })] : []),
       ...(this.#balloon ? [this.#balloon] : []),
       ...this.#vsockDevices(),
+      ...this.#shares.map((share, index) => this.#fileSystem(share, index)),
     ];
+  }
+
+  get shares(): readonly Share[] {
+    return this.#shares.map(({ share }) => share);
+  }
+
+  port(name: string): GuestPort | undefined {
+    return this.#ports.find(({ port }) => port.name === name)?.port;
   }
 
   resizeConsole(columns: number, rows: number): void {
@@ -117,7 +140,7 @@ export class Peripherals {
   /** Resolves once disks are synced and closed and sockets are gone. The board is closed already. */
   close(): Promise<void> {
     this.console?.close();
-    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports, this.#vsock);
+    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports, this.#shares, this.#vsock);
     return this.#closing;
   }
 
@@ -140,6 +163,11 @@ export class Peripherals {
         },
       }),
     });
+  }
+
+  #fileSystem({ share, folder }: OpenShare, index: number): FsDevice {
+    const { tag } = share;
+    return new FsDevice({ name: `fs${index}`, tag, folder, ring: this.#ring!, log: this.#options.log });
   }
 
   #consoleDevice(): ConsoleDevice | undefined {
@@ -186,15 +214,17 @@ async function closeAll(
   ring: IoRing | undefined,
   disks: readonly OpenDisk[],
   ports: readonly OpenPort[],
+  shares: readonly OpenShare[],
   vsock: VsockHost | undefined,
 ): Promise<void> {
   const closing = [
     ...disks.map(({ disk }) => disk.close()),
-    ...ports.map(({ socket }) => socket.close()),
+    ...ports.map(async ({ port, socket }) => (socket ? socket.close() : port.close())),
     ...(vsock ? [vsock.close()] : []),
   ];
   const results = await Promise.allSettled(closing);
   ring?.close();
+  for (const { folder } of shares) folder.close();
   const failed = results.find((result) => result.status === 'rejected');
   if (failed) throw failed.reason;
 }

@@ -1,6 +1,8 @@
 import type { KernelFormat } from '../boot/types.ts';
 import type { MemoryStatistics } from '../devices/balloon/statistics.ts';
+import type { FsCache } from '../devices/fs/folder.ts';
 import type { VirtioTransport } from '../machine/virtio-bus.ts';
+import type { Duplex } from 'node:stream';
 import type { DiskCache } from '../storage/disk.ts';
 import type { DiskFormat } from '../storage/open.ts';
 import type { ChainPolicy } from '../storage/qcow2/chain.ts';
@@ -44,8 +46,28 @@ export type BalloonOptions = {
 /** A named channel between a program in the guest (`/dev/virtio-ports/NAME`) and a unix socket on the host. */
 export type PortOptions = {
   readonly name: string;
-  /** of the socket, which is made and removed with the VM */
+  /** of the socket, which is made and removed with the VM; default none: {@link RunningVm.port} reaches it */
+  readonly path?: string;
+};
+
+/** A folder of the host that the guest mounts: `mount -t virtiofs TAG /mnt`. */
+export type ShareOptions = {
+  /** of the folder on the host */
   readonly path: string;
+  /** where the guest is to have it, an absolute path; default: wherever the guest mounts it itself */
+  readonly guest?: string;
+  /** by which the guest mounts it, 1 to 36 bytes; default: made of `guest`, such as `mnt-src` of `/mnt/src` */
+  readonly tag?: string;
+  /** default false */
+  readonly readOnly?: boolean;
+  /** how long the guest trusts what it knows; default `auto`, a second */
+  readonly cache?: FsCache;
+  /**
+   * Who in the guest owns the files of the user who runs the VM; default 0. Where that is root, and neither is given,
+   * host and guest have the same users.
+   */
+  readonly uid?: number;
+  readonly gid?: number;
 };
 
 /** Stream sockets between programs of the guest and of the host (AF_VSOCK), by Firecracker's convention. */
@@ -86,6 +108,8 @@ export type VmOptions = {
   readonly ports?: readonly PortOptions[];
   /** default none */
   readonly vsock?: VsockOptions;
+  /** folders of the host */
+  readonly shares?: readonly ShareOptions[];
   /** a virtio source of random numbers; default false */
   readonly rng?: boolean;
   /** default none */
@@ -149,6 +173,19 @@ export type BalloonControl = {
   statistics(timeout?: number): Promise<MemoryStatistics | undefined>;
 };
 
+/** A named port of a VM, for one user at a time: a client of its socket, or of this. */
+export type GuestPort = {
+  /** whether somebody has it open here */
+  readonly isOpen: boolean;
+  /** whether a program in the guest has it open */
+  readonly guestOpen: boolean;
+  /** Opens it until the stream is destroyed. @throws PortBusyError where it is open */
+  open(): Duplex;
+};
+
+/** A folder that is shared, by the tag that the guest mounts it by. */
+export type Share = ShareOptions & { readonly tag: string };
+
 /** A machine that has been started, as the library and the CLI hold it. */
 export type RunningVm = AsyncDisposable & {
   /** COM1 */
@@ -159,6 +196,10 @@ export type RunningVm = AsyncDisposable & {
   resizeConsole(columns: number, rows: number): void;
   /** the balloon, where there is one */
   readonly balloon: BalloonControl | undefined;
+  /** A port of {@link VmOptions.ports}, by its name. */
+  port(name: string): GuestPort | undefined;
+  /** the shared folders, all with a tag */
+  readonly shares: readonly Share[];
   /**
    * Grows or shrinks a disk, and tells the guest.
    * @param index of {@link VmOptions.disks}

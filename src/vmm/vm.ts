@@ -14,8 +14,10 @@ import { Peripherals } from './peripherals.ts';
 import type {
   AccessCount,
   BalloonControl,
+  GuestPort,
   RunningVm,
   SerialPort,
+  Share,
   VmExit,
   VmExitReason,
   VmOptions,
@@ -48,6 +50,7 @@ function settle(options: VmOptions): Settings {
     disks: options.disks ?? [],
     console,
     ports: options.ports ?? [],
+    shares: options.shares ?? [],
     rng: options.rng ?? false,
     ...(balloon !== undefined && { balloon }),
     ...(vsock !== undefined && { vsock }),
@@ -137,6 +140,14 @@ class VirtualMachine implements RunningVm {
 
   get console(): SerialPort {
     return this.#peripherals.console ?? this.serial;
+  }
+
+  get shares(): readonly Share[] {
+    return this.#peripherals.shares;
+  }
+
+  port(name: string): GuestPort | undefined {
+    return this.#peripherals.port(name);
   }
 
   get balloon(): BalloonControl | undefined {

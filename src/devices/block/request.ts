@@ -2,7 +2,7 @@ import type { GuestBuffers } from '../../kvm/guest-buffers.ts';
 import { IoVector } from '../../kvm/io-vector.ts';
 import { DISK_OPERATION, type DiskOperation, type DiskRequest } from '../../storage/disk.ts';
 import type { Chain } from '../../virtio/chain.ts';
-import type { Segments } from '../../virtio/segments.ts';
+import { gather } from '../gather.ts';
 import {
   BLK_S,
   BLK_T,
@@ -128,28 +128,4 @@ export class BlockRequest implements DiskRequest {
 function fits(sector: number, sectors: number, { capacity, blockSectors }: RequestLimits): boolean {
   if (sector > capacity || sectors > capacity - sector) return false;
   return sector % blockSectors === 0 && sectors % blockSectors === 0;
-}
-
-/** Appends a range of a chain's part to a vector. */
-function gather(
-  vector: IoVector,
-  buffers: GuestBuffers,
-  segments: Segments,
-  offset: number,
-  length: number,
-): void {
-  const { addresses, lengths, count } = segments;
-  let skip = offset;
-  let left = length;
-  for (let i = 0; i < count && left > 0; i++) {
-    const here = lengths[i]!;
-    if (skip >= here) {
-      skip -= here;
-      continue;
-    }
-    const size = Math.min(here - skip, left);
-    buffers.append(vector, addresses[i]! + skip, size);
-    left -= size;
-    skip = 0;
-  }
 }

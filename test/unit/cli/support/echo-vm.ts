@@ -15,6 +15,7 @@ export class EchoVm implements RunningVm {
   readonly serial: SerialPort;
   readonly console: SerialPort;
   readonly balloon = undefined;
+  readonly shares = [];
   /** what was asked of the machine, in order */
   readonly calls: string[] = [];
   /** all that the guest was given */
@@ -51,6 +52,10 @@ export class EchoVm implements RunningVm {
         lines === undefined ? this.#output : this.#output.split('\n').slice(-lines).join('\n'),
     };
     this.console = this.serial;
+  }
+
+  port(): undefined {
+    return undefined;
   }
 
   /** Bytes written to the serial port that the guest has not taken. */
