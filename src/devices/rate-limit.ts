@@ -91,8 +91,12 @@ export class RateLimiter {
 
   /** A request has passed. */
   spend(bytes: number): void {
+    this.spendMany(1, bytes);
+  }
+
+  spendMany(operations: number, bytes: number): void {
     this.#bytes?.take(bytes);
-    this.#operations?.take(1);
+    this.#operations?.take(operations);
   }
 
   /** Forgets that something waits; `ready` is not called until the next refusal. */

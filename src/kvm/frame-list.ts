@@ -10,6 +10,8 @@ const PIECE = 16;
 export const FRAME_RECORDS = 1024;
 /** pieces of memory of all records of one list */
 export const FRAME_PIECES = 8192;
+/** what one record should have at most */
+export const RECORD_PIECES = 2048;
 
 export const AREA = {
   counters: 0,
@@ -78,6 +80,12 @@ export class FrameList {
     this.#next = this.#begun;
   }
 
+  /** Whether there may be no room for another record, of up to {@link RECORD_PIECES} pieces. */
+  get isFull(): boolean {
+    if (this.#isTight()) this.#compact();
+    return this.#isTight();
+  }
+
   /** Of the record at `index`, 0 for the first that is not over. */
   cookie(index: number): number {
     return this.#records[4 * (this.first + index) + 3]!;
@@ -104,6 +112,10 @@ export class FrameList {
     this.count = 0;
     this.#begun = 0;
     this.#next = 0;
+  }
+
+  #isTight(): boolean {
+    return this.first + this.count === FRAME_RECORDS || this.#next > FRAME_PIECES - RECORD_PIECES;
   }
 
   /** Moves what waits to the beginning, also the record that is being made. */

@@ -120,6 +120,14 @@ export class FramePort {
     return this.#status[1] !== 0;
   }
 
+  get receivedFrames(): number {
+    return this.#counters[0]!;
+  }
+
+  get receivedBytes(): number {
+    return this.#counters[1]!;
+  }
+
   get counters(): FrameCounters {
     const [
       receivedFrames = 0,
