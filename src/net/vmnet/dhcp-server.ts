@@ -19,8 +19,8 @@ export type DhcpServerOptions = {
   readonly leases: Leases;
   /** such as `lan.internal` */
   readonly domain: string;
-  /** what the host calls the station behind a port, if anything */
-  readonly nameOf: (port: number, mac: string) => string | undefined;
+  /** what the host calls a station, if anything */
+  readonly nameOf: (mac: string) => string | undefined;
 };
 
 export type DhcpAnswer = {
@@ -80,7 +80,7 @@ export class DhcpServer {
   }
 
   #grant(type: number, request: DhcpRequest, lease: Lease): DhcpAnswer {
-    const name = this.#options.nameOf(lease.port, lease.mac);
+    const name = this.#options.nameOf(lease.mac);
     const options: DhcpReply['options'] = [
       [DHCP_OPTION.leaseTime, wordBytes(LEASE_S)],
       [DHCP_OPTION.renewalTime, wordBytes(LEASE_S / 2)],

@@ -113,10 +113,17 @@ export class Leases {
     if (this.#declined.size < DECLINED_LIMIT) this.#declined.set(address, now + DECLINED_S);
   }
 
-  /** Takes what was remembered, as far as it makes sense. */
-  restore(mac: string, address: Address, now: number): void {
+  /** Takes what was remembered, as far as it makes sense. A station goes on with an address without asking again. */
+  restore({ mac, address, expires }: Pick<Lease, 'mac' | 'address' | 'expires'>, now: number): void {
     if (this.size >= LEASE_LIMIT || this.#byMac.has(mac) || !this.#isFree(address, now)) return;
-    this.#set({ mac, address, port: -1, expires: now, bound: false });
+    // A clock that was set back is no reason to keep one for longer.
+    this.#set({
+      mac,
+      address,
+      port: -1,
+      expires: Math.min(expires, now + this.#seconds),
+      bound: expires > now,
+    });
   }
 
   #set(lease: Lease): Lease {

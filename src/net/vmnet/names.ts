@@ -53,9 +53,9 @@ export class Names {
   }
 
   /** What the host calls a station. */
-  given(port: number, mac: string): string | undefined {
-    const member = this.#members.get(port);
-    return member?.mac === mac ? member.name : undefined;
+  given(mac: string): string | undefined {
+    for (const member of this.#members.values()) if (member.mac === mac) return member.name;
+    return undefined;
   }
 
   /** The address of a name, with its port; no address where the station has not got one yet. */
@@ -64,7 +64,7 @@ export class Names {
       if (member.name === name) return { port: member.port, address: this.#addressOf(member.mac) };
     }
     for (const [mac, claim] of this.#claims) {
-      const named = this.given(claim.port, mac) !== undefined;
+      const named = this.given(mac) !== undefined;
       if (claim.name === name && !named) return { port: claim.port, address: this.#addressOf(mac) };
     }
     return undefined;
@@ -74,7 +74,7 @@ export class Names {
   nameAt(address: Address): string | undefined {
     const lease = this.#leases.at(address);
     if (lease?.bound !== true) return undefined;
-    const given = this.given(lease.port, lease.mac);
+    const given = this.given(lease.mac);
     if (given !== undefined) return given;
     const claim = this.#claims.get(lease.mac)?.name;
     return claim !== undefined && this.find(claim)?.address === address ? claim : undefined;

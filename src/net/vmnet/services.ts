@@ -33,6 +33,8 @@ export type ServiceOptions = {
   readonly send: (port: number, frame: Buffer) => void;
   /** seconds of a clock that never goes back */
   readonly now: () => number;
+  /** Called after messages that may have changed a lease. */
+  readonly leased?: () => void;
 };
 
 export class Services {
@@ -43,7 +45,7 @@ export class Services {
   constructor(options: ServiceOptions) {
     const { leases, names, domain, askWorld } = options;
     this.#options = options;
-    this.#dhcp = new DhcpServer({ leases, domain, nameOf: (port, mac) => names.given(port, mac) });
+    this.#dhcp = new DhcpServer({ leases, domain, nameOf: (mac) => names.given(mac) });
     this.#dns = new NameServer({ names, subnet: leases.subnet, domain }, askWorld);
   }
 
@@ -78,6 +80,7 @@ export class Services {
     if (request?.mac.equals(datagram.sourceMac) !== true) return;
     const answer = this.#dhcp.answer(request, port, now());
     if (request.type === DHCP_TYPE.request) names.claim(request.mac, port, request.hostName);
+    if (request.type !== DHCP_TYPE.discover) this.#options.leased?.();
     if (answer === undefined) return;
     const everybody = answer.destination === BROADCAST_ADDRESS;
     const frame = udpFrame({

@@ -8,6 +8,8 @@ export class Station {
   readonly mac: Buffer;
   /** all that came and was not asked for yet */
   readonly heard: Buffer[] = [];
+  /** offload headers of all that came, where there are any */
+  readonly headers: Buffer[] = [];
   readonly #port: FramePort;
   readonly #header: number;
   readonly #memory = new Uint8Array(LONGEST);
@@ -69,6 +71,7 @@ export class Station {
       const staging = this.#port.staging!;
       for (let i = 0; i < count; i++) {
         const from = this.#port.offset(i) + this.#header;
+        if (this.#header > 0) this.headers.push(Buffer.from(staging.slice(from - this.#header, from)));
         this.heard.push(Buffer.from(staging.slice(from, from - this.#header + this.#port.length(i))));
       }
       this.#port.consume(count);

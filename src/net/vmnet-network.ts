@@ -1,0 +1,48 @@
+/** A network of VMs of this user, with a process of its own for its switch. */
+import { join } from 'node:path';
+import { packageRoot } from '../kvm/package-root.ts';
+import type { NetBackend } from './backend.ts';
+import { StreamBackend } from './stream.ts';
+import { connectVmnet, type SwitchCommand } from './vmnet/connect.ts';
+import type { Greeting } from './vmnet/greeting.ts';
+import { vmnetPlace } from './vmnet/place.ts';
+
+/** The verb of the command line that serves a network. */
+export const SWITCH_VERB = 'vmnet-switch';
+
+export type VmnetOptions = Greeting & {
+  /** of the network */
+  readonly network: string;
+  /** for messages; default `vmnet NETWORK` */
+  readonly label?: string;
+  /** what the guest is told to be the largest packet, in bytes; default: nothing, which is 1500 */
+  readonly mtu?: number;
+  readonly log: (line: string) => void;
+  /** starts a switch; default: tsvm itself */
+  readonly command?: SwitchCommand;
+  /** for its socket; default: in the user's runtime folder */
+  readonly folder?: string;
+};
+
+/**
+ * Puts a VM on a network; its switch is started where there is none, and again when it has died.
+ * @throws NetworkError where the name cannot be, the switch does not come up, or it does not take the VM
+ */
+export async function openVmnet(options: VmnetOptions): Promise<NetBackend> {
+  const { network, label = `vmnet ${network}`, log, mtu, mac, name, uplink } = options;
+  const place = vmnetPlace(network, options.folder);
+  const command = options.command ?? [
+    process.execPath,
+    join(packageRoot(), 'dist/tsvm.js'),
+    SWITCH_VERB,
+    network,
+  ];
+  const greeting: Greeting = { mac, uplink, ...(name !== undefined && { name }) };
+  return StreamBackend.open({
+    name: label,
+    log,
+    vnetHeader: true,
+    connect: () => connectVmnet(place, greeting, command),
+    ...(mtu !== undefined && { mtu }),
+  });
+}

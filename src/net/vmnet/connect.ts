@@ -1,0 +1,120 @@
+/** The way of a VMM to its network's switch, which is started where there is none. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { KvmError } from '../../kvm/errors.ts';
+import { connectUnix } from '../../kvm/unix-socket.ts';
+import { NetworkError } from '../network-error.ts';
+import { decodeWelcome, encodeGreeting, type Greeting } from './greeting.ts';
+import type { VmnetPlace } from './place.ts';
+
+const LIMIT_MS = 20_000;
+const STEP_MS = 20;
+const WELCOME_LIMIT = 2048;
+
+export type SwitchCommand = readonly [program: string, ...args: string[]];
+
+/**
+ * Connects to the switch of a network, and starts one where there is none.
+ * @param command what serves the network; it returns at once where another process does
+ * @returns the socket, for frames from here on
+ * @throws NetworkError where the switch does not come up, or does not let the VM in
+ */
+export async function connectVmnet(
+  place: VmnetPlace,
+  greeting: Greeting,
+  command: SwitchCommand,
+): Promise<number> {
+  const end = performance.now() + LIMIT_MS;
+  let starting: ChildProcess | undefined;
+  for (;;) {
+    const socket = tryToConnect(place.socket);
+    // One that is about to end closes it again without a word.
+    const welcomed = socket !== undefined && (await greet(place, socket, greeting, end));
+    if (welcomed) return socket;
+    if (performance.now() > end) {
+      throw new NetworkError(
+        'ETIMEDOUT',
+        `the switch of the network ${place.name} has not come up within ${LIMIT_MS / 1000} s`,
+        `see ${place.log}`,
+      );
+    }
+    if (starting?.exitCode !== null || starting.signalCode !== null) {
+      starting = startSwitch(place, command);
+    }
+    await sleep(STEP_MS);
+  }
+}
+
+function tryToConnect(path: string): number | undefined {
+  try {
+    return connectUnix(path);
+  } catch (error) {
+    if (error instanceof KvmError && ['ENOENT', 'ECONNREFUSED', 'EAGAIN'].includes(error.code))
+      return undefined;
+    throw error;
+  }
+}
+
+/** It outlives this process, and is nobody's child then. */
+function startSwitch(place: VmnetPlace, [program, ...args]: SwitchCommand): ChildProcess {
+  const log = openSync(place.log, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
+  try {
+    const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
+    child.on('error', () => undefined);
+    child.unref();
+    return child;
+  } finally {
+    closeSync(log);
+  }
+}
+
+/** Returns whether the switch answered; closes the socket where not. @throws NetworkError where it does not want us */
+async function greet(place: VmnetPlace, socket: number, greeting: Greeting, end: number): Promise<boolean> {
+  try {
+    const body = encodeGreeting(greeting);
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(body.length);
+    writeSync(socket, Buffer.concat([length, body]));
+    const welcome = await readMessage(socket, end);
+    const answer = welcome && decodeWelcome(welcome);
+    if (answer?.error !== undefined) {
+      throw new NetworkError('EACCES', `the network ${place.name} does not take the VM: ${answer.error}`);
+    }
+    if (answer !== undefined) return true;
+  } catch (error) {
+    closeSync(socket);
+    if (error instanceof NetworkError) throw error;
+    return false;
+  }
+  closeSync(socket);
+  return false;
+}
+
+/** One message, and no byte of what follows it; undefined where the peer has closed. */
+async function readMessage(socket: number, end: number): Promise<Buffer | undefined> {
+  const length = await readBytes(socket, 4, end);
+  const size = length?.readUInt32BE(0) ?? 0;
+  if (size === 0 || size > WELCOME_LIMIT) return undefined;
+  return readBytes(socket, size, end);
+}
+
+async function readBytes(socket: number, count: number, end: number): Promise<Buffer | undefined> {
+  const bytes = Buffer.alloc(count);
+  for (let got = 0; got < count;) {
+    const more = readSome(socket, bytes, got);
+    if (more === 0 || performance.now() > end) return undefined;
+    if (more === undefined) await sleep(1);
+    else got += more;
+  }
+  return bytes;
+}
+
+function readSome(socket: number, bytes: Buffer, at: number): number | undefined {
+  try {
+    return readSync(socket, bytes, at, bytes.length - at, null);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EAGAIN') return undefined;
+    throw error;
+  }
+}
