@@ -124,7 +124,11 @@ void FramePort::Watch(Napi::Env env) {
   const uint32_t events =
       (listening_ ? uint32_t{EPOLLIN} : 0) | (area_->status.blocked != 0 ? uint32_t{EPOLLOUT} : 0);
   if (watched_ && events == events_) return;
-  // Nothing is of interest, but the end of it all.
+  if (events == 0 && !wire_->TellsEnd()) {
+    StopWatching();
+    return;
+  }
+  // Where nothing is of interest, it is the end of it all.
   reactor_->Watch(env, wire_->fd(), this, events, watched_);
   watched_ = true;
   events_ = events;

@@ -20,6 +20,8 @@ class FrameWire {
   FrameWire& operator=(const FrameWire&) = delete;
 
   int fd() const { return fd_.get(); }
+  // Whether epoll tells of the other end's going; where not, it may tell of errors that are none.
+  virtual bool TellsEnd() const { return true; }
   // Sends records of the area; returns how many of them are done with, sent or not. Tells in the status what is blocked
   // or over.
   virtual uint32_t Send(uint32_t first, uint32_t count) = 0;

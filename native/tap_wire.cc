@@ -22,6 +22,8 @@ class TapWire : public FrameWire {
   TapWire(Fd fd, FrameArea* area, const FrameMemory* memory, const FrameSettings* settings)
       : FrameWire(std::move(fd), area, memory, settings), spill_(new uint8_t[kWhole]) {}
 
+  // A queue that the kernel was told not to use has an error for as long.
+  bool TellsEnd() const override { return false; }
   uint32_t Send(uint32_t first, uint32_t count) override;
   void Receive(FrameSink* sink) override;
   void Forget() override { held_ = 0; }

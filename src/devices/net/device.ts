@@ -144,14 +144,18 @@ export class NetDevice implements VirtioDevice, ControlTarget {
     if (restored === undefined) this.filter.reset(this.#mac, features.has(NET_F.ctrlVlan));
     else this.#takeOver(restored);
     this.setOffloads(restored?.offloads ?? guestOffloads(features));
-    this.setPairs(restored?.pairs ?? 1);
+    this.#usePairs(restored?.pairs ?? 1);
   }
 
   notified(index: number): void {
     if (this.#paused) return;
-    const pair = this.#pairs[index >> 1];
-    if (pair === undefined) this.#serveControl();
-    else if ((index & 1) === 1) {
+    if (index >> 1 >= this.#pairs.length) {
+      this.#serveControl();
+      return;
+    }
+    const pair = this.#used(index >> 1);
+    if (pair === undefined) return;
+    if ((index & 1) === 1) {
       this.#poller.woken();
       this.#transmit(pair);
     } else this.#receive(pair);
@@ -169,7 +173,7 @@ export class NetDevice implements VirtioDevice, ControlTarget {
     this.#control = undefined;
     this.#features = new Features(0, 0);
     this.#offloads = 0;
-    this.setPairs(1);
+    this.#usePairs(1);
     if (Buffer.compare(this.config.getBytes('mac'), this.#mac) !== 0) this.config.set({ mac: this.#mac });
     this.#showLink(0);
   }
@@ -237,8 +241,23 @@ export class NetDevice implements VirtioDevice, ControlTarget {
   }
 
   setPairs(count: number): void {
+    this.#usePairs(count);
+    // What the driver has there already it need not notify of again.
+    for (const pair of this.#pairs.slice(1, count)) {
+      this.#transmit(pair);
+      this.#receive(pair);
+    }
+  }
+
+  #usePairs(count: number): void {
     this.#pairsInUse = count;
+    for (const { port } of this.#pairs.slice(count)) port.listen(false);
     this.#backend.setQueues?.(count);
+  }
+
+  /** A pair that the driver uses: the host has no place for frames of others. */
+  #used(index: number): Pair | undefined {
+    return this.#paused || index >= this.#pairsInUse ? undefined : this.#pairs[index];
   }
 
   setOffloads(offloads: number): void {
@@ -268,13 +287,13 @@ export class NetDevice implements VirtioDevice, ControlTarget {
   #userOf(index: number): FrameUser {
     return {
       readable: () => {
-        const pair = this.#pairs[index];
-        if (pair !== undefined && !this.#paused) this.#receive(pair);
+        const pair = this.#used(index);
+        if (pair !== undefined) this.#receive(pair);
         else this.#backend.ports[index]!.listen(false);
       },
       writable: () => {
-        const pair = this.#pairs[index];
-        if (pair !== undefined && !this.#paused) this.#transmit(pair);
+        const pair = this.#used(index);
+        if (pair !== undefined) this.#transmit(pair);
       },
     };
   }
@@ -291,7 +310,7 @@ export class NetDevice implements VirtioDevice, ControlTarget {
     const comesUp = this.link && (before & NET_S.linkUp) === 0 && this.#features.has(NET_F.guestAnnounce);
     this.#showLink((before & NET_S.announce) | (comesUp ? NET_S.announce : 0));
     if (this.#paused) return;
-    for (const pair of this.#pairs) {
+    for (const pair of this.#pairs.slice(0, this.#pairsInUse)) {
       // What waits for the host goes now, or is dropped.
       this.#transmit(pair);
       this.#receive(pair);
@@ -329,7 +348,8 @@ export class NetDevice implements VirtioDevice, ControlTarget {
 
   #poll(): boolean {
     let worked = false;
-    for (const { transmit } of this.#pairs) {
+    for (let i = 0; i < this.#pairsInUse; i++) {
+      const transmit = this.#pairs[i]?.transmit;
       if (transmit !== undefined && !transmit.limited && !transmit.isBlocked && transmit.serve(this.link))
         worked = true;
     }
@@ -338,7 +358,7 @@ export class NetDevice implements VirtioDevice, ControlTarget {
   }
 
   #rest(): void {
-    for (const pair of this.#pairs) {
+    for (const pair of this.#pairs.slice(0, this.#pairsInUse)) {
       const { transmit } = pair;
       if (transmit === undefined || transmit.limited || transmit.isBlocked) continue;
       if (transmit.again || transmit.listen()) this.#transmit(pair);

@@ -481,6 +481,7 @@ describe('control commands', () => {
 describe('several pairs of queues', () => {
   test('each have a way of their own', async () => {
     const one = card({ pairs: 2 });
+    await command(one, [4, 0, 2, 0]);
     const second = { ...one, rx: one.rig.queue(2), tx: one.rig.queue(3), pending: [] };
     await transmit(one, packet(frame(60)));
     await transmit(second, packet(frame(61)));
@@ -490,6 +491,23 @@ describe('several pairs of queues', () => {
     one.backend.peers[1]!.send(frame(70, STATION));
     expect((await received(second)).bytes).toEqual(frame(70, STATION));
     expect(one.rx.hasUsed).toBe(false);
+  });
+});
+
+describe('a pair of queues that is not in use', () => {
+  test('neither sends nor receives until it is, and then what waits there', async () => {
+    const one = card({ pairs: 2 });
+    const second = { ...one, rx: one.rig.queue(2), tx: one.rig.queue(3), pending: [] };
+    post(second, 256);
+    second.tx.chain(second.tx.place([{ bytes: packet(frame(60)) }]));
+    second.tx.publish();
+    one.rig.driver.notify(3);
+    one.backend.peers[1]!.send(frame(70, STATION));
+    await one.rig.machine.pass(5);
+    expect(second.tx.hasUsed || second.rx.hasUsed).toBe(false);
+    await command(one, [4, 0, 2, 0]);
+    expect((await received(second)).bytes).toEqual(frame(70, STATION));
+    expect(one.backend.peers[1]!.receive()).toEqual([frame(60)]);
   });
 });
 
