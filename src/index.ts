@@ -16,6 +16,17 @@ export type {
   VsockOptions,
 } from './vmm/types.ts';
 
+// Networks
+export type {
+  CardOptions,
+  NetworkCard,
+  NetworkOptions,
+  QueueTraffic,
+  StreamNetworkOptions,
+  TapNetworkOptions,
+} from './vmm/network-types.ts';
+export { NetworkError } from './net/network-error.ts';
+
 // Shared folders
 export { mountShares, withAgentPort, type MountOptions } from './manager/shares/mount.ts';
 export { ShareError, type FsCache } from './devices/fs/folder.ts';

@@ -23,7 +23,7 @@ function oneOf<const Word extends string>(...words: readonly Word[]): Parser<Wor
   };
 }
 
-function count(min: number, max: number): Parser<number> {
+export function count(min: number, max: number): Parser<number> {
   return (value) => {
     const number = Number(value);
     if (!/^\d+$/.test(value) || number < min || number > max) {
@@ -33,7 +33,7 @@ function count(min: number, max: number): Parser<number> {
   };
 }
 
-function switched(value: string): boolean {
+export function switched(value: string): boolean {
   return oneOf('on', 'off')(value) === 'on';
 }
 
@@ -83,7 +83,7 @@ type Values<Keys extends Readonly<Record<string, Parser<unknown>>>> = {
 };
 
 /** Splits at commas; two of them in a row stand for one that is meant, as with QEMU. */
-function split(text: string): string[] {
+export function split(text: string): string[] {
   const words: string[] = [];
   let word = '';
   for (const piece of text.split(/(,,|,)/)) {
@@ -97,7 +97,7 @@ function split(text: string): string[] {
 }
 
 /** Reads `key=value` and, for switches, `key` alone. @throws RangeError naming what is wrong */
-function read<Keys extends Readonly<Record<string, Parser<unknown>>>>(
+export function read<Keys extends Readonly<Record<string, Parser<unknown>>>>(
   words: readonly string[],
   keys: Keys,
 ): Values<Keys> {

@@ -13,6 +13,7 @@ import type {
 import { parseBalloon, parseDisk, parsePort, parseShare, parseVsock } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
+import { networksOf, parseNet, type NetChoice } from './net-options.ts';
 import { parseSize } from '../manager/sizes.ts';
 import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
 
@@ -27,6 +28,7 @@ type RunFlags = {
   readonly disk?: readonly DiskOptions[];
   readonly transport?: NonNullable<VmOptions['transport']>;
   readonly console?: NonNullable<VmOptions['console']>;
+  readonly net?: readonly NetChoice[];
   readonly port?: readonly PortOptions[];
   readonly vsock?: VsockOptions;
   readonly share?: readonly ShareOptions[];
@@ -85,6 +87,7 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...(flags.transport !== undefined && { transport: flags.transport }),
     ...(flags.disk !== undefined && { disks: flags.disk }),
     ...(flags.console !== undefined && { console: flags.console }),
+    ...(flags.net !== undefined && { networks: networksOf(flags.net) }),
     ...(flags.port !== undefined && { ports: flags.port }),
     ...(flags.vsock !== undefined && { vsock: flags.vsock }),
     ...(flags.share !== undefined && { shares: flags.share }),
@@ -129,6 +132,12 @@ export function addRun(program: Command, done: Done, start = startVm): void {
         'serial',
         'hvc0',
       ]),
+    )
+    .option(
+      '--net <kind>',
+      'network card: none, tap[=NAME][,bridge=NAME][,queues=N], or stream=SOCKET; each with ' +
+        '[,mac=ADDRESS][,mtu=BYTES][,bps=SIZE][,pps=N][,link=on|off]; may be given again',
+      listOf(parseNet),
     )
     .option(
       '--port <name=path>',

@@ -12,6 +12,7 @@ import { openDisk } from '../storage/open.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import { ConsoleHost } from './console-host.ts';
 import { HostPort } from './host-port.ts';
+import { Networks } from './networks.ts';
 import { PortSocket } from './port-socket.ts';
 import { shareTags } from './share-tags.ts';
 import { VsockHost } from './vsock-host.ts';
@@ -19,9 +20,9 @@ import type { BalloonControl, DiskOptions, GuestPort, MemoryStatistics, Share, V
 
 /** What of a VM's options is about its virtio devices. */
 export type PeripheralOptions = Required<
-  Pick<VmOptions, 'disks' | 'console' | 'ports' | 'shares' | 'rng' | 'log' | 'memory' | 'cpus'>
+  Pick<VmOptions, 'disks' | 'console' | 'networks' | 'ports' | 'shares' | 'rng' | 'log' | 'memory' | 'cpus'>
 > &
-  Pick<VmOptions, 'balloon' | 'vsock'>;
+  Pick<VmOptions, 'balloon' | 'identity' | 'vsock'>;
 
 /** More queues than this gain nothing: one event loop serves them all. */
 const DEFAULT_QUEUE_LIMIT = 4;
@@ -36,6 +37,7 @@ export class Peripherals {
   /** hvc0, where that is the VM's console */
   readonly console: ConsoleHost | undefined;
   readonly balloon: BalloonControl | undefined;
+  readonly networks: Networks;
   readonly #options: PeripheralOptions;
   readonly #ring: IoRing | undefined;
   readonly #disks: readonly OpenDisk[];
@@ -51,7 +53,7 @@ export class Peripherals {
 
   /**
    * Opens all files and sockets; nothing is left open where one of them cannot be.
-   * @throws StorageError, PortSocketError, ShareError, RangeError
+   * @throws StorageError, PortSocketError, ShareError, NetworkError, RangeError
    */
   static async open(options: PeripheralOptions): Promise<Peripherals> {
     const ring = options.disks.length + options.shares.length > 0 ? new IoRing() : undefined;
@@ -59,6 +61,7 @@ export class Peripherals {
     const ports: OpenPort[] = [];
     const shares: OpenShare[] = [];
     let vsock: VsockHost | undefined;
+    let networks: Networks | undefined;
     try {
       for (const disk of options.disks) {
         disks.push({ options: disk, disk: await openDisk(ring!, { ...disk, log: options.log }) });
@@ -74,9 +77,10 @@ export class Peripherals {
         shares.push({ share, folder: new SharedFolder({ ...share, portion }) });
       }
       if (options.vsock !== undefined) vsock = await VsockHost.listen(options.vsock.path);
-      return new Peripherals(options, ring, disks, ports, shares, vsock);
+      networks = await Networks.open(options);
+      return new Peripherals(options, ring, disks, ports, shares, vsock, networks);
     } catch (error) {
-      await closeAll(ring, disks, ports, shares, vsock);
+      await closeAll(ring, disks, ports, shares, vsock, networks);
       throw error;
     }
   }
@@ -88,6 +92,7 @@ export class Peripherals {
     ports: readonly OpenPort[],
     shares: readonly OpenShare[],
     vsock: VsockHost | undefined,
+    networks: Networks,
   ) {
     this.#options = options;
     this.#ring = ring;
@@ -95,6 +100,7 @@ export class Peripherals {
     this.#ports = ports;
     this.#shares = shares;
     this.#vsock = vsock;
+    this.networks = networks;
     this.console = options.console === 'hvc0' ? new ConsoleHost() : undefined;
     this.balloon = options.balloon === undefined ? undefined : this.#balloonControl();
   }
@@ -107,6 +113,7 @@ export class Peripherals {
     this.#balloon = this.#balloonDevice();
     return [
       ...this.#blocks,
+      ...this.networks.devices(),
       ...(this.#console ? [this.#console] : []),
       ...(rng ? [new EntropyDevice({ name: 'rng0' })] : []),
       ...(this.#balloon ? [this.#balloon] : []),
@@ -140,7 +147,14 @@ export class Peripherals {
   /** Resolves once disks are synced and closed and sockets are gone. The board is closed already. */
   close(): Promise<void> {
     this.console?.close();
-    this.#closing ??= closeAll(this.#ring, this.#disks, this.#ports, this.#shares, this.#vsock);
+    this.#closing ??= closeAll(
+      this.#ring,
+      this.#disks,
+      this.#ports,
+      this.#shares,
+      this.#vsock,
+      this.networks,
+    );
     return this.#closing;
   }
 
@@ -216,11 +230,13 @@ async function closeAll(
   ports: readonly OpenPort[],
   shares: readonly OpenShare[],
   vsock: VsockHost | undefined,
+  networks: Networks | undefined,
 ): Promise<void> {
   const closing = [
     ...disks.map(({ disk }) => disk.close()),
     ...ports.map(async ({ port, socket }) => (socket ? socket.close() : port.close())),
     ...(vsock ? [vsock.close()] : []),
+    ...(networks ? [networks.close()] : []),
   ];
   const results = await Promise.allSettled(closing);
   ring?.close();

@@ -6,6 +6,7 @@ import type { Duplex } from 'node:stream';
 import type { DiskCache } from '../storage/disk.ts';
 import type { DiskFormat } from '../storage/open.ts';
 import type { ChainPolicy } from '../storage/qcow2/chain.ts';
+import type { NetworkCard, NetworkOptions } from './network-types.ts';
 
 /** A disk of a VM: `/dev/vda` is the first one. */
 export type DiskOptions = {
@@ -104,6 +105,13 @@ export type VmOptions = {
   readonly disks?: readonly DiskOptions[];
   /** what {@link RunningVm.console} is: the serial port, or a virtio console (`hvc0`); default `serial` */
   readonly console?: 'serial' | 'hvc0';
+  /** network cards; default none */
+  readonly networks?: readonly NetworkOptions[];
+  /**
+   * What tells this VM from all others on its networks, such as its name: its MAC addresses are made of it. Default:
+   * the path of the first disk that it writes to; without one they are others at each start.
+   */
+  readonly identity?: string;
   /** named channels to programs in the guest */
   readonly ports?: readonly PortOptions[];
   /** default none */
@@ -198,6 +206,14 @@ export type RunningVm = AsyncDisposable & {
   readonly balloon: BalloonControl | undefined;
   /** A port of {@link VmOptions.ports}, by its name. */
   port(name: string): GuestPort | undefined;
+  /** the network cards, in the order of {@link VmOptions.networks}, with their traffic by now */
+  readonly networks: readonly NetworkCard[];
+  /**
+   * Plugs the cable of a network card in, or pulls it out.
+   * @param index of {@link VmOptions.networks}
+   * @throws RangeError where there is no such card
+   */
+  setLink(index: number, up: boolean): void;
   /** the shared folders, all with a tag */
   readonly shares: readonly Share[];
   /**

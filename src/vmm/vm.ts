@@ -10,6 +10,7 @@ import { openKvm, type Kvm } from '../kvm/system.ts';
 import type { VcpuExit } from '../kvm/vcpu.ts';
 import { describeExit, reportExit } from './report.ts';
 import { ConsoleHost } from './console-host.ts';
+import type { NetworkCard } from './network-types.ts';
 import { Peripherals } from './peripherals.ts';
 import type {
   AccessCount,
@@ -33,10 +34,11 @@ export class VmOptionError extends RangeError {
   readonly code = 'EOPTION';
 }
 
-type Settings = Required<Omit<VmOptions, 'balloon' | 'vsock'>> & Pick<VmOptions, 'balloon' | 'vsock'>;
+type Settings = Required<Omit<VmOptions, 'balloon' | 'identity' | 'vsock'>> &
+  Pick<VmOptions, 'balloon' | 'identity' | 'vsock'>;
 
 function settle(options: VmOptions): Settings {
-  const { console = 'serial', balloon, vsock } = options;
+  const { console = 'serial', balloon, identity, vsock } = options;
   const settings: Settings = {
     kernel: options.kernel,
     initrds: options.initrds ?? [],
@@ -49,10 +51,12 @@ function settle(options: VmOptions): Settings {
     transport: options.transport ?? 'pci',
     disks: options.disks ?? [],
     console,
+    networks: options.networks ?? [],
     ports: options.ports ?? [],
     shares: options.shares ?? [],
     rng: options.rng ?? false,
     ...(balloon !== undefined && { balloon }),
+    ...(identity !== undefined && { identity }),
     ...(vsock !== undefined && { vsock }),
     log: options.log ?? (() => undefined),
   };
@@ -140,6 +144,14 @@ class VirtualMachine implements RunningVm {
 
   get console(): SerialPort {
     return this.#peripherals.console ?? this.serial;
+  }
+
+  get networks(): readonly NetworkCard[] {
+    return this.#peripherals.networks.cards;
+  }
+
+  setLink(index: number, up: boolean): void {
+    this.#peripherals.networks.setLink(index, up);
   }
 
   get shares(): readonly Share[] {

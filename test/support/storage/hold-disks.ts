@@ -4,7 +4,17 @@ import { Peripherals } from '../../../src/vmm/peripherals.ts';
 
 const disks = process.argv.slice(2).map(parseDisk);
 const log = (line: string): void => console.error(line);
-const options = { disks, console: 'serial', ports: [], shares: [], rng: false, log, memory: 2 ** 29, cpus: 1 } as const;
+const options = {
+  disks,
+  console: 'serial',
+  networks: [],
+  ports: [],
+  shares: [],
+  rng: false,
+  log,
+  memory: 2 ** 29,
+  cpus: 1,
+} as const;
 try {
   const peripherals = await Peripherals.open(options);
   console.log('open');

@@ -16,6 +16,7 @@ export class EchoVm implements RunningVm {
   readonly console: SerialPort;
   readonly balloon = undefined;
   readonly shares = [];
+  readonly networks = [];
   /** what was asked of the machine, in order */
   readonly calls: string[] = [];
   /** all that the guest was given */
@@ -95,6 +96,10 @@ export class EchoVm implements RunningVm {
 
   resizeConsole(columns: number, rows: number): void {
     this.calls.push(`resizeConsole ${columns}x${rows}`);
+  }
+
+  setLink(index: number, up: boolean): void {
+    this.calls.push(`setLink ${index} ${up}`);
   }
 
   resizeDisk(index: number, size: number): Promise<void> {
