@@ -2,7 +2,7 @@
 import { crc32 } from 'node:zlib';
 import { guidText, isZeros, u64le, utf16, viewOf } from './bytes.ts';
 import { corrupt } from './error.ts';
-import type { Partition, PartitionTable } from './partition-table.ts';
+import type { Partition, PartitionTable } from './partition.ts';
 import { readBytes, type ByteReader } from './reader.ts';
 
 const SIGNATURE = 'EFI PART';

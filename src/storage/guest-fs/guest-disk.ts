@@ -10,7 +10,8 @@ import { openExt4 } from './ext4/ext4.ts';
 import { openFat } from './fat/fat.ts';
 import { PathWalker, type GuestFs } from './guest-fs.ts';
 import { identify, type VolumeKind } from './identify.ts';
-import { readPartitions, type Partition, type PartitionTable } from './partition-table.ts';
+import { readPartitions } from './partition-table.ts';
+import type { Partition, PartitionTable } from './partition.ts';
 import { DiskReader, limitedReader, slice, type ByteReader } from './reader.ts';
 
 /** Some 16 GiB in large pieces, or ten seconds of small reads. */

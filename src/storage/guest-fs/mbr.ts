@@ -1,6 +1,6 @@
 /** Partition tables of PCs, with logical partitions in extended ones. */
 import { viewOf } from './bytes.ts';
-import type { Partition, PartitionTable } from './partition-table.ts';
+import type { Partition, PartitionTable } from './partition.ts';
 import { readBytes, type ByteReader } from './reader.ts';
 
 const SECTOR = 512;
