@@ -1,6 +1,8 @@
 /** Builds the full system image, or finds it in the cache, and prints where its files are as JSON. */
 import { Command, InvalidArgumentError } from 'commander';
 import { readFile } from 'node:fs/promises';
+import { importImage } from '../../src/manager/images/import.ts';
+import { managerPaths } from '../../src/manager/paths.ts';
 import { DebianError } from './cache.ts';
 import { buildDebian } from './system.ts';
 
@@ -19,6 +21,7 @@ const command = new Command('build')
   .option('--authorized-keys <file>', 'SSH public keys that may log in as root')
   .option('--versions <file>', 'packages.txt of an earlier build: take just these versions')
   .option('--refresh', 'take the newest packages, also where there is an image already')
+  .option('--import [name]', "put it among tsvm's images, by this name (default: debian:built)")
   .parse();
 const {
   size,
@@ -26,12 +29,14 @@ const {
   authorizedKeys,
   versions,
   refresh,
+  import: importAs,
 } = command.opts<{
   size?: number;
   package?: string[];
   authorizedKeys?: string;
   versions?: string;
   refresh?: boolean;
+  import?: string | true;
 }>();
 
 try {
@@ -43,7 +48,19 @@ try {
     authorizedKeys: keys.map((key) => key.trim()).filter((key) => key !== '' && !key.startsWith('#')),
     refresh: refresh ?? false,
   });
-  console.log(JSON.stringify(system, undefined, 2));
+  if (importAs === undefined) console.log(JSON.stringify(system, undefined, 2));
+  else {
+    const image = await importImage(managerPaths(), system.disk, {
+      name: importAs === true ? 'debian:built' : importAs,
+      title: 'Debian 12, built from packages',
+      format: 'raw',
+      kernel: system.kernel,
+      initrd: system.initrd,
+      cmdline: system.cmdline,
+      agent: 'included',
+    });
+    console.log(JSON.stringify(image, undefined, 2));
+  }
 } catch (error) {
   if (!(error instanceof DebianError || error instanceof RangeError)) throw error;
   console.error(`tsvm: ${error.message}`);

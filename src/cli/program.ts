@@ -5,6 +5,7 @@ import { addDisk } from './disk/disk.ts';
 import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
 import { EXIT, exitCodeHelp } from './exit-codes.ts';
+import { addImage } from './image/image.ts';
 import { packageVersion } from './package-version.ts';
 import { addRun } from './run.ts';
 import { addVersion } from './version.ts';
@@ -42,6 +43,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
   addRun(program, done);
   addAgent(program, done);
   addDisk(program, done);
+  addImage(program, done);
   addDoctor(program, done);
   addVersion(program, done);
   try {

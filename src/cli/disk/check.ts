@@ -5,7 +5,7 @@ import { printable } from '../errors.ts';
 import { CHECK_EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { printJson } from './options.ts';
-import { whileShown } from './progress.ts';
+import { whileShown } from '../progress.ts';
 
 type CheckFlags = { readonly repair?: true; readonly repairLeaks?: true; readonly json?: true };
 type Repair = 'leaks' | 'all' | undefined;

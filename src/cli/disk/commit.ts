@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { addBackingPolicy, policyOf, printJson, type BackingFlags } from './options.ts';
-import { whileShown } from './progress.ts';
+import { whileShown } from '../progress.ts';
 
 type CommitFlags = BackingFlags & { readonly json?: true };
 

@@ -16,7 +16,7 @@ import {
   type BackingFlags,
   type FormatFlags,
 } from './options.ts';
-import { whileShown } from './progress.ts';
+import { whileShown } from '../progress.ts';
 
 type ConvertFlags = CreationFlags &
   BackingFlags &

@@ -15,10 +15,10 @@ import {
   formatOption,
   policyOf,
   printJson,
-  endedBySignals,
   type BackingFlags,
 } from './options.ts';
-import { whileShown } from './progress.ts';
+import { whileShown } from '../progress.ts';
+import { endedBySignals } from '../signals.ts';
 
 type CreateFlags = CreationFlags &
   BackingFlags & {

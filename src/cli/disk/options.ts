@@ -6,7 +6,6 @@ import { argument } from '../verb.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import type { SourceImage } from '../../storage/tools.ts';
 import type { ChainPolicy } from '../../storage/qcow2/chain.ts';
-import { EXIT } from '../exit-codes.ts';
 
 export const FORMATS = ['raw', 'qcow2'] as const;
 
@@ -55,21 +54,6 @@ export function parseDiskSize(text: string): number {
 }
 
 export const diskSize = argument(parseDiskSize);
-
-const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
-
-/** Does something that a signal may end: the process exits then, with the event `exit`, which removes what has only a temporary name. */
-export async function endedBySignals<T>(use: () => Promise<T>): Promise<T> {
-  const handlers = Object.entries(SIGNALS).map(
-    ([signal, code]) => [signal as keyof typeof SIGNALS, () => process.exit(code)] as const,
-  );
-  for (const [signal, handler] of handlers) process.on(signal, handler);
-  try {
-    return await use();
-  } finally {
-    for (const [signal, handler] of handlers) process.off(signal, handler);
-  }
-}
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);

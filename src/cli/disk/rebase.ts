@@ -6,7 +6,7 @@ import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { checkPlace } from './create.ts';
 import { addBackingPolicy, formatOption, policyOf, printJson, type BackingFlags } from './options.ts';
-import { whileShown } from './progress.ts';
+import { whileShown } from '../progress.ts';
 
 type RebaseFlags = BackingFlags & {
   readonly backing?: string;

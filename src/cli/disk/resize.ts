@@ -8,12 +8,12 @@ import {
   addBackingPolicy,
   addFormat,
   parseDiskSize,
-  endedBySignals,
   printJson,
   sourceOf,
   type BackingFlags,
   type FormatFlags,
 } from './options.ts';
+import { endedBySignals } from '../signals.ts';
 
 type ResizeFlags = FormatFlags & BackingFlags & { readonly shrink?: true; readonly json?: true };
 type Change = { readonly sign: '+' | '-' | ''; readonly bytes: number };
