@@ -6,10 +6,16 @@ import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
 import { EXIT, exitCodeHelp } from './exit-codes.ts';
 import { addImage } from './image/image.ts';
-import { packageVersion } from './package-version.ts';
+import { packageVersion } from '../manager/package-version.ts';
 import { addRun } from './run.ts';
 import { addVersion } from './version.ts';
 import { exampleHelp } from './verb.ts';
+import { addConsole } from './vm/console.ts';
+import { addCreateVm } from './vm/create.ts';
+import { addExec } from './vm/exec.ts';
+import { addDelete, addKill, addRename, addStart, addStop, addVmProcess } from './vm/lifecycle.ts';
+import { addInfoVm, addList } from './vm/list.ts';
+import { addLogs } from './vm/logs.ts';
 
 const EXAMPLES = [
   'tsvm doctor                                         check this machine',
@@ -40,7 +46,11 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
   const done = (status: number): void => {
     code = status;
   };
-  addRun(program, done);
+  const verbs = [
+    ...[addRun, addCreateVm, addStart, addStop, addKill, addDelete, addRename, addList, addInfoVm],
+    ...[addLogs, addConsole, addExec, addVmProcess],
+  ];
+  for (const add of verbs) add(program, done);
   addAgent(program, done);
   addDisk(program, done);
   addImage(program, done);

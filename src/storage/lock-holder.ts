@@ -21,7 +21,8 @@ export function describeProcess(pid: number): string {
   return `process ${pid}${command === '' ? '' : ` (${command})`}`;
 }
 
-function findHolder(fd: number, byte: number): number | undefined {
+/** The process that has a lock of its open file description on a byte; undefined where none can be found. */
+export function findHolder(fd: number, byte: number): number | undefined {
   const { dev, ino } = fstatSync(fd, { bigint: true });
   for (const pid of entriesOf('/proc').filter((name) => /^\d+$/.test(name))) {
     for (const other of entriesOf(`/proc/${pid}/fd`)) {

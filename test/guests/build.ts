@@ -9,7 +9,7 @@ import { cacheRoot, temporaryName } from '../../images/debian/cache.ts';
 export type GuestProgram = {
   /** ELF file with a PVH note, loaded at 1 MiB */
   readonly elf: string;
-  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it */
+  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it. Not all have it */
   readonly firmware: string;
 };
 
@@ -53,9 +53,11 @@ export async function buildGuestProgram(name: string): Promise<GuestProgram> {
       const run = execa({ cwd: folder });
       const sources = files.filter((file) => /\.[cS]$/.test(file) && file !== FIRMWARE);
       await run`cc ${COMPILER_FLAGS} ${LINKER_FLAGS} -o ${join(scratch, 'program.elf')} ${sources}`;
-      const object = join(scratch, 'firmware.o');
-      await run`cc -c -o ${object} ${FIRMWARE}`;
-      await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
+      if (files.includes(FIRMWARE)) {
+        const object = join(scratch, 'firmware.o');
+        await run`cc -c -o ${object} ${FIRMWARE}`;
+        await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
+      }
       await rename(scratch, built).catch((error: unknown) => {
         // Another process was faster with the same.
         if (!existsSync(built)) throw error;

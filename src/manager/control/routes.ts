@@ -1,0 +1,129 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { RunningVm } from '../../vmm/types.ts';
+import type { AgentClient } from '../agent/client.ts';
+import { HttpError, withBody, type Route } from './http.ts';
+import {
+  balloonRequest,
+  execRequest,
+  resizeRequest,
+  sendRequest,
+  stopRequest,
+  waitAgentRequest,
+  type ExecAnswer,
+  type VmDescription,
+  type VmMetrics,
+} from './types.ts';
+
+/** What a VM's own process gives its clients. */
+export type ControlledVm = {
+  readonly vm: RunningVm;
+  readonly agent: AgentClient;
+  readonly describe: () => VmDescription;
+  readonly metrics: () => VmMetrics;
+  /** Notes that it was paused or goes on. */
+  readonly paused: (paused: boolean) => void;
+  /** Asks the guest to power off, or ends the VM. Returns at once. */
+  readonly stop: (mode: 'request' | 'force') => void;
+};
+
+/** longest tail of the console that is given, in lines */
+const TAIL_LINES = 10_000;
+/** how often the agent's readiness is asked for within a wait that the client may abort, in milliseconds */
+const READY_STEP = 2000;
+
+/** The whole control API. */
+export const ROUTES: readonly Route<ControlledVm>[] = [
+  { method: 'GET', path: '/v1/vm', handle: ({ describe }) => describe() },
+  { method: 'GET', path: '/v1/metrics', handle: ({ metrics }) => metrics() },
+  {
+    method: 'POST',
+    path: '/v1/pause',
+    handle: async ({ vm, paused }) => {
+      await vm.pause();
+      paused(true);
+    },
+  },
+  {
+    method: 'POST',
+    path: '/v1/resume',
+    handle: async ({ vm, paused }) => {
+      await vm.resume();
+      paused(false);
+    },
+  },
+  { method: 'POST', path: '/v1/reset', handle: ({ vm }) => vm.reset() },
+  { method: 'POST', path: '/v1/power-button', handle: ({ vm }) => vm.powerButton() },
+  { method: 'POST', path: '/v1/ctrl-alt-del', handle: ({ vm }) => vm.ctrlAltDel() },
+  withBody('POST', '/v1/stop', stopRequest, ({ stop }: ControlledVm, { mode }) => stop(mode)),
+  {
+    method: 'GET',
+    path: '/v1/console',
+    handle: ({ vm }, { query }) => {
+      const lines = Number(query.get('lines') ?? TAIL_LINES);
+      if (!Number.isInteger(lines) || lines < 1 || lines > TAIL_LINES)
+        throw new HttpError(400, 'EQUERY', `lines is a whole number from 1 to ${TAIL_LINES}`);
+      return { text: vm.console.tail(lines) };
+    },
+  },
+  withBody('POST', '/v1/console', sendRequest, async ({ vm }: ControlledVm, { text }, { signal }) => {
+    // A guest that takes no input keeps it waiting; the client may give up.
+    await Promise.race([vm.console.write(text), aborted(signal)]);
+  }),
+  withBody(
+    'PUT',
+    '/v1/disks/{index}/size',
+    resizeRequest,
+    async ({ vm }: ControlledVm, { size }, { parameters }) => {
+      const { index = '' } = parameters;
+      if (!/^\d{1,2}$/.test(index)) throw new HttpError(404, 'ENOENT', `there is no disk '${index}'`);
+      await vm.resizeDisk(Number(index), size);
+    },
+  ),
+  withBody('PUT', '/v1/balloon', balloonRequest, ({ vm }: ControlledVm, { size }) => {
+    if (vm.balloon === undefined) throw new HttpError(409, 'ENODEV', 'the VM has no balloon');
+    vm.balloon.resize(size);
+  }),
+  withBody(
+    'POST',
+    '/v1/agent/wait',
+    waitAgentRequest,
+    async ({ agent }: ControlledVm, { timeout }, { signal }) => {
+      const end = performance.now() + timeout;
+      for (;;) {
+        const left = end - performance.now();
+        try {
+          await agent.waitUntilReady({ timeout: Math.max(1, Math.min(left, READY_STEP)) });
+          return;
+        } catch (error) {
+          if (left <= READY_STEP || signal.aborted) throw error;
+          await sleep(50);
+        }
+      }
+    },
+  ),
+  withBody(
+    'POST',
+    '/v1/agent/exec',
+    execRequest,
+    async ({ agent }: ControlledVm, request, { signal }): Promise<ExecAnswer> => {
+      const { command, args, env, input, timeout } = request;
+      const result = await agent.exec(command, args, {
+        signal,
+        ...(env !== undefined && { env }),
+        ...(timeout !== undefined && { timeout }),
+        ...(input !== undefined && { input: Buffer.from(input, 'base64') }),
+      });
+      return {
+        exitCode: result.exitCode ?? null,
+        signal: result.signal ?? null,
+        stdout: result.stdout.toString('base64'),
+        stderr: result.stderr.toString('base64'),
+        truncated: result.stdoutTruncated || result.stderrTruncated,
+      };
+    },
+  ),
+];
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}

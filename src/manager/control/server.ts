@@ -1,0 +1,50 @@
+import { chmodSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { answer } from './http.ts';
+import { ROUTES, type ControlledVm } from './routes.ts';
+
+/** Longest wait for the rest of a request, in milliseconds. */
+const REQUEST_LIMIT = 30_000;
+const MAX_CLIENTS = 128;
+
+/** The control API of one VM on a unix socket, for its owner alone. */
+export class ControlServer {
+  readonly #server: Server;
+
+  /** @param path at most 107 bytes; nobody listens there */
+  static async listen(path: string, vm: ControlledVm): Promise<ControlServer> {
+    const server = createServer({ requestTimeout: REQUEST_LIMIT }, (message, response) => {
+      void answer(ROUTES, vm, message, response);
+    });
+    server.maxConnections = MAX_CLIENTS;
+    server.on('clientError', (_, socket) => {
+      if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n');
+      else socket.destroy();
+    });
+    const umask = process.umask(0o177);
+    try {
+      server.listen(path);
+    } finally {
+      process.umask(umask);
+    }
+    await new Promise<void>((resolve, reject) => {
+      server.once('listening', resolve);
+      server.once('error', reject);
+    });
+    chmodSync(path, 0o600);
+    return new ControlServer(server);
+  }
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  /** Lets the requests that are under way end, for a moment, and removes the socket. */
+  async close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.closeIdleConnections();
+    const cut = setTimeout(() => this.#server.closeAllConnections(), 500);
+    await closed;
+    clearTimeout(cut);
+  }
+}

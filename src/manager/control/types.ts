@@ -1,0 +1,88 @@
+/** What the process of a running VM and its clients say to each other, as JSON over HTTP on a unix socket. */
+import * as v from 'valibot';
+
+/** names of the files in a VM's `run` folder */
+export const CONTROL_SOCKET = 'control.sock';
+export const CONSOLE_SOCKET = 'console.sock';
+export const AGENT_SOCKET = 'agent.sock';
+
+/** A body of a request may be so long: input of a command is the longest, as base64. */
+export const BODY_LIMIT = 24 * 1024 * 1024;
+
+export const vmDescription = v.object({
+  name: v.string(),
+  state: v.picklist(['running', 'paused', 'stopping']),
+  pid: v.number(),
+  /** milliseconds since 1970 */
+  startedAt: v.number(),
+  /** bytes */
+  memory: v.number(),
+  cpus: v.number(),
+  kernel: v.string(),
+  version: v.string(),
+});
+export type VmDescription = v.InferOutput<typeof vmDescription>;
+
+export const vmMetrics = v.object({
+  /** exits of all vCPUs by reason, since the last boot */
+  exits: v.record(v.string(), v.number()),
+  devices: v.array(
+    v.object({ device: v.string(), reads: v.number(), writes: v.number(), waits: v.number() }),
+  ),
+  memory: v.object({
+    /** bytes that the guest has been given */
+    size: v.number(),
+    /** bytes of the process that are in the host's RAM */
+    resident: v.number(),
+    /** bytes that the balloon holds; null where there is none */
+    balloon: v.nullable(v.number()),
+  }),
+  /** CPU time of the process in seconds */
+  cpuTime: v.object({ user: v.number(), system: v.number() }),
+});
+export type VmMetrics = v.InferOutput<typeof vmMetrics>;
+
+export const stopRequest = v.strictObject({
+  /** `request` asks the guest and waits; `force` ends the VM at once, with its disks synced */
+  mode: v.optional(v.picklist(['request', 'force']), 'request'),
+});
+
+export const sendRequest = v.strictObject({ text: v.pipe(v.string(), v.maxLength(65_536)) });
+
+export const resizeRequest = v.strictObject({
+  /** bytes, a multiple of 512 */
+  size: v.pipe(v.number(), v.safeInteger(), v.minValue(512), v.multipleOf(512)),
+});
+
+export const balloonRequest = v.strictObject({ size: v.pipe(v.number(), v.safeInteger(), v.minValue(0)) });
+
+export const execRequest = v.strictObject({
+  command: v.pipe(v.string(), v.minLength(1)),
+  args: v.optional(v.array(v.string()), []),
+  /** all of its environment; none: the agent's */
+  env: v.optional(v.record(v.string(), v.string())),
+  /** base64 */
+  input: v.optional(v.string()),
+  /** milliseconds until it is killed; none: as long as it takes */
+  timeout: v.optional(v.pipe(v.number(), v.minValue(1))),
+});
+export type ExecRequest = v.InferInput<typeof execRequest>;
+
+export const execAnswer = v.object({
+  exitCode: v.nullable(v.number()),
+  signal: v.nullable(v.number()),
+  /** base64 */
+  stdout: v.string(),
+  stderr: v.string(),
+  truncated: v.boolean(),
+});
+export type ExecAnswer = v.InferOutput<typeof execAnswer>;
+
+export const waitAgentRequest = v.strictObject({
+  /** milliseconds */
+  timeout: v.optional(v.pipe(v.number(), v.minValue(1)), 60_000),
+});
+
+export const errorAnswer = v.object({
+  error: v.object({ code: v.string(), message: v.string(), hint: v.optional(v.string()) }),
+});

@@ -1,0 +1,35 @@
+import { closeSync, writeSync } from 'node:fs';
+import { REPORT_FD, type StartReport } from '../vms/lifecycle.ts';
+import { runVmProcess } from './process.ts';
+
+/** The whole of a VM's process: tells whoever has started it how that went, and lives on. @returns its exit status */
+export async function vmProcess(folder: string): Promise<number> {
+  let told = false;
+  const report = (line: StartReport): void => {
+    if (told) return;
+    told = true;
+    try {
+      writeSync(REPORT_FD, JSON.stringify(line));
+      closeSync(REPORT_FD);
+    } catch {
+      // Whoever has started it did not stay to hear.
+    }
+  };
+  try {
+    await runVmProcess(folder, () => report({ ready: true }));
+    return 0;
+  } catch (error) {
+    const { message, hint, code } = (error instanceof Error ? error : new Error(String(error))) as Error & {
+      readonly hint?: unknown;
+      readonly code?: unknown;
+    };
+    report({
+      error: {
+        message,
+        ...(typeof hint === 'string' && { hint }),
+        ...(typeof code === 'string' && { code }),
+      },
+    });
+    return 1;
+  }
+}

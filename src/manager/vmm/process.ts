@@ -1,0 +1,139 @@
+/** The process of one running VM: started detached by a command, it lives until the VM ends. */
+import { mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { lockOpenFile } from '../../storage/file-lock.ts';
+import { startVm } from '../../vmm/vm.ts';
+import type { RunningVm, VmExit } from '../../vmm/types.ts';
+import { AgentClient } from '../agent/client.ts';
+import { ControlServer } from '../control/server.ts';
+import type { ControlledVm } from '../control/routes.ts';
+import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
+import { packageVersion } from '../package-version.ts';
+import { parseVmIni } from '../vms/vm-ini.ts';
+import { VM_INI } from '../vms/files.ts';
+import { BoundedLog } from './bounded-log.ts';
+import { ConsoleServer } from './console-server.ts';
+import { PROCESS_LOCK, writeRecord } from './record.ts';
+import { vmOptionsOf } from './vm-options.ts';
+
+/** each of console and messages, in bytes */
+const LOG_LIMIT = 8 * 1024 * 1024;
+const AGENT_PORT = 'org.qemu.guest_agent.0';
+
+/**
+ * Runs the VM of a folder to its end. Sockets have names relative to the folder, which becomes the working directory:
+ * a socket's path is short.
+ * @param ready called once the VM runs and its sockets are there
+ * @throws what is wrong with its files, devices or the host, before `ready`
+ */
+export async function runVmProcess(folder: string, ready: () => void): Promise<VmExit> {
+  process.chdir(folder);
+  // Nothing that is made here is for others.
+  process.umask(0o077);
+  const lock = openSync(PROCESS_LOCK, 'a+', 0o600);
+  lockOpenFile(lock, join(folder, PROCESS_LOCK), 'write');
+  const settings = parseVmIni(readFileSync(VM_INI, 'utf8'), join(folder, VM_INI));
+  mkdirSync('log', { recursive: true, mode: 0o700 });
+  // Whoever had these sockets is gone: the lock is ours.
+  rmSync('run', { recursive: true, force: true });
+  mkdirSync('run', { mode: 0o700 });
+
+  const messages = new BoundedLog(join('log', 'tsvm.log'), LOG_LIMIT);
+  const log = (line: string): void => messages.write(`${new Date().toISOString()} ${line}\n`);
+  const startedAt = Date.now();
+  const life = { pid: process.pid, startedAt, version: packageVersion() };
+  writeRecord('.', life);
+  try {
+    const options = vmOptionsOf(settings, {
+      port: { name: AGENT_PORT, path: join('run', AGENT_SOCKET) },
+      log,
+    });
+    const vm = await startVm(options);
+    const consoleLog = new BoundedLog(join('log', 'console.log'), LOG_LIMIT);
+    consoleLog.write(vm.console.tail());
+    vm.console.onData((bytes) => consoleLog.write(bytes));
+    if (vm.note !== undefined) log(vm.note);
+    log(`started: ${options.kernel}`);
+
+    const process_ = new VmProcess(
+      folder,
+      vm,
+      startedAt,
+      options.memory ?? 0,
+      options.cpus ?? 1,
+      options.kernel,
+    );
+    const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
+    const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
+    ready();
+    const exit = await vm.exited;
+    log(`ended: ${exit.reason}: ${exit.message}${exit.report === undefined ? '' : `\n${exit.report}`}`);
+    await Promise.all([control.close(), console.close(), process_.agent[Symbol.asyncDispose]()]);
+    consoleLog.close();
+    writeRecord('.', { ...life, end: { at: Date.now(), ...exit } });
+    return exit;
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    log(`failed: ${message}`);
+    writeRecord('.', { ...life, end: { at: Date.now(), reason: 'error', message } });
+    throw error;
+  } finally {
+    rmSync('run', { recursive: true, force: true });
+    messages.close();
+  }
+}
+
+class VmProcess implements ControlledVm {
+  readonly vm: RunningVm;
+  readonly agent = new AgentClient(join('run', AGENT_SOCKET));
+  readonly #about: Omit<VmDescription, 'state'>;
+  #state: VmDescription['state'] = 'running';
+
+  constructor(
+    folder: string,
+    vm: RunningVm,
+    startedAt: number,
+    memory: number,
+    cpus: number,
+    kernel: string,
+  ) {
+    this.vm = vm;
+    const name = folder.split('/').at(-1) ?? folder;
+    this.#about = { name, pid: process.pid, startedAt, memory, cpus, kernel, version: packageVersion() };
+    process.on('SIGTERM', () => this.stop(this.#state === 'stopping' ? 'force' : 'request'));
+    process.on('SIGINT', () => this.stop('force'));
+    process.on('SIGHUP', () => undefined);
+  }
+
+  readonly describe = (): VmDescription => ({ ...this.#about, state: this.#state });
+
+  readonly metrics: ControlledVm['metrics'] = () => {
+    const { user, system } = process.cpuUsage();
+    return {
+      exits: Object.fromEntries(this.vm.exitCounts()),
+      devices: this.vm.accessCounts().map((count) => ({ ...count })),
+      memory: {
+        size: this.#about.memory,
+        resident: process.memoryUsage.rss(),
+        balloon: this.vm.balloon?.actual ?? null,
+      },
+      cpuTime: { user: user / 1e6, system: system / 1e6 },
+    };
+  };
+
+  readonly paused = (paused: boolean): void => {
+    if (this.#state !== 'stopping') this.#state = paused ? 'paused' : 'running';
+  };
+
+  readonly stop = (mode: 'request' | 'force'): void => {
+    const wasPaused = this.#state === 'paused';
+    this.#state = 'stopping';
+    if (mode === 'force') {
+      void this.vm.stop();
+      return;
+    }
+    // A guest that stands still hears nothing.
+    if (wasPaused) void this.vm.resume();
+    this.vm.powerButton();
+  };
+}

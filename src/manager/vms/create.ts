@@ -1,0 +1,56 @@
+import { join, resolve } from 'node:path';
+import { createOverlay } from '../../storage/tools.ts';
+import type { DiskFormat } from '../../storage/open.ts';
+import type { VmStore } from './store.ts';
+
+const ROOT_DISK = 'root.qcow2';
+
+/** A VM to be made. */
+export type NewVm = {
+  readonly name: string;
+  /** what its disk is laid over: nobody may write to it from then on */
+  readonly disk: { readonly path: string; readonly format: DiskFormat };
+  /** of the disk in bytes; default: as large as what is below */
+  readonly diskSize?: number;
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly cmdline?: string;
+  /** bytes; default 512 MiB */
+  readonly memory?: number;
+  /** default 1 */
+  readonly cpus?: number;
+  /** what it is made from, for people */
+  readonly image?: string;
+  readonly user?: string;
+};
+
+/**
+ * Makes a VM whose disk holds only what differs from the one that it is given: nothing is copied.
+ * @throws VmNameError, VmStoreError (EEXIST), StorageError; nothing is left then
+ */
+export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
+  await store.create(vm.name, async (folder) => {
+    await createOverlay(
+      join(folder, ROOT_DISK),
+      { name: resolve(vm.disk.path), format: vm.disk.format },
+      { trusted: true, ...(vm.diskSize !== undefined && { size: vm.diskSize }) },
+    );
+    return {
+      vm: {
+        memory: vm.memory ?? 512 * 2 ** 20,
+        cpus: vm.cpus ?? 1,
+        console: 'serial',
+        transport: 'pci',
+        balloon: true,
+        ...(vm.image !== undefined && { image: vm.image }),
+        ...(vm.user !== undefined && { user: vm.user }),
+      },
+      boot: {
+        kernel: resolve(vm.kernel),
+        ...(vm.initrd !== undefined && { initrd: resolve(vm.initrd) }),
+        ...(vm.cmdline !== undefined && { cmdline: vm.cmdline }),
+      },
+      disks: [{ file: ROOT_DISK, format: 'qcow2', trustBacking: true, readOnly: false, cache: 'writeback' }],
+    };
+  });
+}

@@ -1,0 +1,2 @@
+/** Names in a VM's folder. */
+export const VM_INI = 'vm.ini';

@@ -1,0 +1,55 @@
+/** What a VM is made of, as its `vm.ini` has it. */
+import * as v from 'valibot';
+import { MAX_VCPUS } from '../../boot/layout.ts';
+
+const MIB = 2 ** 20;
+
+const text = v.pipe(
+  v.string(),
+  v.minLength(1, 'must not be empty'),
+  v.regex(/^[^\0\r\n]*$/, 'must be one line'),
+);
+const bytes = v.pipe(v.number(), v.safeInteger());
+
+export const diskSettings = v.strictObject({
+  /** path, from the VM's folder on */
+  file: text,
+  format: v.optional(v.picklist(['raw', 'qcow2']), 'qcow2'),
+  /** files below the image may lie in other folders: those of images that tsvm keeps */
+  trustBacking: v.optional(v.boolean(), false),
+  readOnly: v.optional(v.boolean(), false),
+  cache: v.optional(v.picklist(['writeback', 'none', 'unsafe']), 'writeback'),
+  serial: v.optional(v.pipe(text, v.maxLength(20, 'has at most 20 characters'))),
+});
+export type DiskSettings = v.InferOutput<typeof diskSettings>;
+
+export const vmSettings = v.strictObject({
+  vm: v.strictObject({
+    /** what it was made from, for people */
+    image: v.optional(text),
+    /** who logs in */
+    user: v.optional(v.pipe(text, v.regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'is no user name'))),
+    memory: v.optional(v.pipe(bytes, v.minValue(32 * MIB, 'must be at least 32M')), 512 * MIB),
+    cpus: v.optional(
+      v.pipe(
+        v.number(),
+        v.integer('must be a whole number'),
+        v.minValue(1, 'must be at least 1'),
+        v.maxValue(MAX_VCPUS, `must be at most ${MAX_VCPUS}`),
+      ),
+      1,
+    ),
+    cpu: v.optional(text),
+    console: v.optional(v.picklist(['serial', 'hvc0']), 'serial'),
+    transport: v.optional(v.picklist(['pci', 'mmio']), 'pci'),
+    balloon: v.optional(v.boolean(), true),
+  }),
+  boot: v.strictObject({
+    kernel: text,
+    initrd: v.optional(text),
+    cmdline: v.optional(text),
+  }),
+  disks: v.array(diskSettings),
+});
+export type VmSettings = v.InferOutput<typeof vmSettings>;
+export type VmSettingsInput = v.InferInput<typeof vmSettings>;

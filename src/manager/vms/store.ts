@@ -1,0 +1,213 @@
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { closest, distance } from 'fastest-levenshtein';
+import { findLock } from '../../kvm/host-file.ts';
+import { findHolder } from '../../storage/lock-holder.ts';
+import { syncFolder, writeFileAtomically } from '../atomic-file.ts';
+import { PROCESS_LOCK, readRecord, type ProcessRecord } from '../vmm/record.ts';
+import { VM_INI } from './files.ts';
+import { checkVmName } from './name.ts';
+import type { VmSettings } from './settings.ts';
+import { formatVmIni, parseVmIni } from './vm-ini.ts';
+
+/** A VM cannot be found, made or changed. */
+export class VmStoreError extends Error {
+  override readonly name = 'VmStoreError';
+  /** ENOVM, EEXIST, ERUNNING, ESTOPPED, … */
+  readonly code: string;
+  readonly hint: string | undefined;
+
+  constructor(code: string, message: string, hint?: string) {
+    super(message);
+    this.code = code;
+    this.hint = hint;
+  }
+}
+
+export type VmStatus = {
+  /** `crashed`: its process is gone and has not said why, or the guest or KVM could not go on */
+  readonly state: 'running' | 'stopped' | 'crashed';
+  readonly record: ProcessRecord | undefined;
+};
+
+/** reasons of an end that nobody asked for */
+const CRASHES = new Set(['panic', 'triple-fault', 'error']);
+/** where a lock of a file in use may be */
+const LOCK_BYTES = 1024;
+/** of folders that are being made or removed */
+const HIDDEN = '.';
+
+/** VMs as folders of one directory, each with all that is its own. */
+export class VmStore {
+  readonly #folder: string;
+
+  /** @param folder made where it is not there; for its owner only */
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** Names of all VMs, sorted. */
+  names(): string[] {
+    if (!existsSync(this.#folder)) return [];
+    return readdirSync(this.#folder, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory() && !entry.name.startsWith(HIDDEN))
+      .map(({ name }) => name)
+      .filter((name) => existsSync(join(this.#folder, name, VM_INI)))
+      .sort();
+  }
+
+  /** @throws VmNameError, VmStoreError (ENOVM) with the name that may be meant */
+  folderOf(name: string): string {
+    checkVmName(name);
+    const folder = join(this.#folder, name);
+    if (existsSync(join(folder, VM_INI))) return folder;
+    const names = this.names();
+    const near = names.length === 0 ? undefined : closest(name, names);
+    const meant = near !== undefined && distance(name, near) <= 2 ? `did you mean '${near}'?` : undefined;
+    throw new VmStoreError(
+      'ENOVM',
+      `there is no VM '${name}'`,
+      meant ?? '`tsvm list` shows all, `tsvm create` makes one',
+    );
+  }
+
+  /** @throws IniError */
+  settings(name: string): VmSettings {
+    const path = join(this.folderOf(name), VM_INI);
+    return parseVmIni(readFileSync(path, 'utf8'), path);
+  }
+
+  writeSettings(name: string, settings: VmSettings): void {
+    writeFileAtomically(join(this.folderOf(name), VM_INI), formatVmIni(settings, name));
+  }
+
+  status(name: string): VmStatus {
+    const folder = this.folderOf(name);
+    const record = readRecord(folder);
+    if (isLocked(join(folder, PROCESS_LOCK))) return { state: 'running', record };
+    if (record === undefined) return { state: 'stopped', record };
+    const crashed = record.end === undefined || CRASHES.has(record.end.reason);
+    return { state: crashed ? 'crashed' : 'stopped', record };
+  }
+
+  /**
+   * Makes a VM: all of it is there, or nothing.
+   * @param fill makes its files in the folder that it is given, and says what the settings are; their paths may be
+   * relative to the folder
+   */
+  async create(name: string, fill: (folder: string) => Promise<VmSettings>): Promise<void> {
+    checkVmName(name);
+    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    const folder = join(this.#folder, name);
+    this.#checkFree(name);
+    await this.#sweep();
+    const staging = this.#hidden('new', name);
+    mkdirSync(staging, { mode: 0o700 });
+    try {
+      const settings = await fill(staging);
+      writeFileSync(join(staging, VM_INI), formatVmIni(settings, name), { mode: 0o600, flush: true });
+      this.#checkFree(name);
+      // Where somebody else was faster, a folder that has something in it is in the way.
+      renameSync(staging, folder);
+      syncFolder(this.#folder);
+    } catch (error) {
+      await rm(staging, { recursive: true, force: true });
+      if (
+        error instanceof Error &&
+        'code' in error &&
+        (error.code === 'ENOTEMPTY' || error.code === 'EEXIST')
+      )
+        this.#checkFree(name);
+      throw error;
+    }
+  }
+
+  /** Removes a VM that does not run. @throws VmStoreError (ERUNNING) */
+  async delete(name: string): Promise<void> {
+    const folder = this.folderOf(name);
+    if (this.status(name).state === 'running')
+      throw new VmStoreError(
+        'ERUNNING',
+        `the VM '${name}' is running`,
+        `stop it first (\`tsvm stop ${name}\`), or --force`,
+      );
+    await this.#sweep();
+    const gone = this.#hidden('old', name);
+    renameSync(folder, gone);
+    await rm(gone, { recursive: true, force: true });
+  }
+
+  /** @throws VmStoreError (EEXIST, ERUNNING) */
+  rename(name: string, to: string): void {
+    const folder = this.folderOf(name);
+    checkVmName(to);
+    this.#checkFree(to);
+    if (this.status(name).state === 'running')
+      throw new VmStoreError(
+        'ERUNNING',
+        `the VM '${name}' is running`,
+        `stop it first (\`tsvm stop ${name}\`)`,
+      );
+    renameSync(folder, join(this.#folder, to));
+    syncFolder(this.#folder);
+  }
+
+  /** A folder of this process that is no VM. */
+  #hidden(what: 'new' | 'old', name: string): string {
+    return join(this.#folder, `${HIDDEN}${what}-${name}-${randomBytes(4).toString('hex')}-${process.pid}`);
+  }
+
+  /** Removes what processes that were killed have left half made, or half removed. */
+  async #sweep(): Promise<void> {
+    for (const entry of readdirSync(this.#folder)) {
+      const pid = /^\.(?:new|old)-.*-(\d+)$/.exec(entry)?.[1];
+      if (pid !== undefined && !existsSync(`/proc/${pid}`))
+        await rm(join(this.#folder, entry), { recursive: true, force: true });
+    }
+  }
+
+  #checkFree(name: string): void {
+    if (existsSync(join(this.#folder, name)))
+      throw new VmStoreError(
+        'EEXIST',
+        `there is a VM '${name}' already`,
+        'choose another name, or delete that one',
+      );
+  }
+}
+
+/** The process that runs a VM, by the lock that it has; undefined where there is none that this user may see. */
+export function processOf(folder: string): number | undefined {
+  const fd = openSync(join(folder, PROCESS_LOCK), 'r');
+  try {
+    const lock = findLock(fd, 0, LOCK_BYTES);
+    return lock && findHolder(fd, lock.start);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function isLocked(path: string): boolean {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch {
+    return false;
+  }
+  try {
+    return findLock(fd, 0, LOCK_BYTES) !== undefined;
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,154 @@
+/** `vm.ini`: all settings of a VM, to be read and written by hand too. */
+import { safe } from 'ini';
+import * as v from 'valibot';
+import { parseSize } from '../sizes.ts';
+import { IniError, parseIni, type IniSection } from '../ini.ts';
+import { vmSettings, type VmSettings } from './settings.ts';
+
+type Kind = 'text' | 'size' | 'whole' | 'switch';
+type Field = { readonly key: string; readonly property: string; readonly kind: Kind; readonly about: string };
+
+const field = (key: string, kind: Kind, about: string): Field => ({
+  key,
+  property: key.replaceAll(/-(.)/g, (_, letter: string) => letter.toUpperCase()),
+  kind,
+  about,
+});
+
+const VM: readonly Field[] = [
+  field('image', 'text', 'what it was made from'),
+  field('user', 'text', 'who logs in, with `tsvm ssh`'),
+  field('memory', 'size', 'RAM, such as 768M or 2G'),
+  field('cpus', 'whole', 'virtual CPUs, 1 to 32'),
+  field('cpu', 'text', 'CPU features to add and to hide, such as +avx2,-rdrand'),
+  field('console', 'text', 'serial or hvc0'),
+  field('transport', 'text', 'pci or mmio'),
+  field('balloon', 'switch', 'whether the host can take memory back: yes or no'),
+];
+const BOOT: readonly Field[] = [
+  field('kernel', 'text', "bzImage or vmlinux; paths begin at the VM's folder"),
+  field('initrd', 'text', 'initial RAM disk'),
+  field('cmdline', 'text', 'kernel command line'),
+];
+const DISK: readonly Field[] = [
+  field('file', 'text', 'disk image'),
+  field('format', 'text', 'raw or qcow2'),
+  field('trust-backing', 'switch', 'whether files below the image may lie in other folders'),
+  field('read-only', 'switch', 'yes or no'),
+  field('cache', 'text', 'writeback, none or unsafe'),
+  field('serial', 'text', 'what the guest sees as its serial number'),
+];
+
+const MIB = 2 ** 20;
+
+/** @throws IniError naming file, line and what is wrong */
+export function parseVmIni(text: string, path: string): VmSettings {
+  const sections = parseIni(text, path);
+  const find = (name: string): IniSection | undefined => sections.find((each) => each.name === name);
+  const disks = sections.filter((each) => diskNumber(each.name) >= 0);
+  disks.sort((a, b) => diskNumber(a.name) - diskNumber(b.name));
+  for (const each of sections) {
+    if (each.name === 'vm' || each.name === 'boot' || disks.includes(each)) continue;
+    if (each.name !== '') throw each.error('there is no such section; there are vm, boot, disk.0 to disk.25');
+    const [first] = each.values.keys();
+    if (first !== undefined) throw each.error(`'${first}' is in no section`, first);
+  }
+  const result = v.safeParse(vmSettings, {
+    vm: read(find('vm'), VM),
+    boot: read(find('boot'), BOOT),
+    disks: disks.map((each) => read(each, DISK)),
+  });
+  if (result.success) return result.output;
+  throw errorOf(result.issues[0], path, (top, index) => (top === 'disks' ? disks[index] : find(top)));
+}
+
+function diskNumber(section: string): number {
+  const match = /^disk\.(\d|1\d|2[0-5])$/.exec(section);
+  return match === null ? -1 : Number(match[1]);
+}
+
+function read(section: IniSection | undefined, fields: readonly Field[]): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
+  for (const [key, value] of section?.values ?? []) {
+    const found = fields.find((each) => each.key === key);
+    if (found === undefined)
+      throw section!.error(
+        `there is no '${key}'; there are ${fields.map((each) => each.key).join(', ')}`,
+        key,
+      );
+    try {
+      values[found.property] = valueOf(found.kind, value);
+    } catch (error) {
+      throw section!.error(`'${key}' is ${error instanceof Error ? error.message : 'wrong'}`, key);
+    }
+  }
+  return values;
+}
+
+/** What the schema has found, in terms of the file. */
+function errorOf(
+  issue: v.BaseIssue<unknown>,
+  path: string,
+  sectionOf: (top: string, index: number) => IniSection | undefined,
+): IniError {
+  const [top, second] = (issue.path ?? []).map(({ key }) => key);
+  const last = issue.path?.at(-1)?.key;
+  const section = sectionOf(String(top), Number(second));
+  const key = [...VM, ...BOOT, ...DISK].find(({ property }) => property === last)?.key ?? '';
+  const name = section?.name ?? String(top);
+  if (issue.received === 'undefined') {
+    const message = `[${name}] lacks '${key}'`;
+    return section?.error(message) ?? new IniError(path, 1, message);
+  }
+  return section?.error(`'${key}': ${issue.message}`, key) ?? new IniError(path, 1, issue.message);
+}
+
+/** @throws Error that says what it is not */
+function valueOf(kind: Kind, value: string): unknown {
+  switch (kind) {
+    case 'text':
+      return value;
+    case 'whole':
+      if (!/^\d{1,9}$/.test(value)) throw new RangeError(`no whole number: '${value}'`);
+      return Number(value);
+    case 'switch':
+      // The ini package gives `true` for a key without a value.
+      if (value !== 'yes' && value !== 'no') throw new RangeError(`yes or no, not '${value}'`);
+      return value === 'yes';
+    case 'size':
+      return parseSize(value);
+  }
+}
+
+/** The whole file, each setting with what it is for. */
+export function formatVmIni(settings: VmSettings, name: string): string {
+  const sections = [
+    section('vm', VM, settings.vm),
+    section('boot', BOOT, settings.boot),
+    ...settings.disks.map((disk, i) => section(`disk.${i}`, DISK, disk)),
+  ];
+  return [`; The settings of the VM "${name}": they hold from its next start on.`, '', ...sections, ''].join(
+    '\n',
+  );
+}
+
+function section(name: string, fields: readonly Field[], values: Readonly<Record<string, unknown>>): string {
+  const lines = fields.flatMap((each) => {
+    const value = values[each.property];
+    const head = `; ${each.about}`;
+    return [head, value === undefined ? `;${each.key} =` : `${each.key} = ${safe(textOf(each.kind, value))}`];
+  });
+  return [`[${name}]`, ...lines, ''].join('\n');
+}
+
+function textOf(kind: Kind, value: unknown): string {
+  if (kind === 'switch') return value === true ? 'yes' : 'no';
+  if (kind === 'size') return sizeText(Number(value));
+  return String(value);
+}
+
+/** Exact, unlike a size for people. */
+function sizeText(bytes: number): string {
+  if (bytes % 2 ** 30 === 0) return `${bytes / 2 ** 30}G`;
+  return bytes % MIB === 0 ? `${bytes / MIB}M` : `${bytes / 1024}K`;
+}

@@ -1,0 +1,75 @@
+/** A data directory of its own for the VMs of a test, and the built command line that works in it. */
+import { execa } from 'execa';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { packageRoot } from '../../images/debian/cache.ts';
+import { buildGuestProgram } from '../guests/build.ts';
+
+const TSVM = join(packageRoot(), 'dist/tsvm.js');
+
+const OPTIONS = { reject: false, stripFinalNewline: false, stdin: 'pipe' } as const;
+
+export type Ran = { readonly code: number; readonly stdout: string; readonly stderr: string };
+
+export class VmHome {
+  readonly folder = mkdtempSync(join(tmpdir(), 'tsvm-home-'));
+  readonly env = { TSVM_HOME: join(this.folder, 'data') };
+  readonly #disk = join(this.folder, 'disk.raw');
+
+  constructor() {
+    writeFileSync(this.#disk, Buffer.alloc(1 << 20));
+  }
+
+  /** Runs `tsvm` to its end. */
+  async tsvm(...args: readonly string[]): Promise<Ran> {
+    const { exitCode, stdout, stderr } = await this.begin(args);
+    return { code: exitCode ?? -1, stdout, stderr };
+  }
+
+  /** Runs `tsvm` while the test goes on. */
+  begin(args: readonly string[]) {
+    return execa(process.execPath, [TSVM, ...args], { ...OPTIONS, env: this.env });
+  }
+
+  /** As {@link tsvm}, for what has to succeed; returns what it prints. */
+  async ok(...args: readonly string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.tsvm(...args);
+    if (code !== 0) throw new Error(`tsvm ${args.join(' ')}: status ${code}: ${stdout}${stderr}`);
+    return stdout;
+  }
+
+  /** Makes a VM of the guest that echoes what is typed (test/guests/echo). */
+  async create(name: string): Promise<void> {
+    const { elf } = await buildGuestProgram('echo');
+    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M');
+  }
+
+  /** What `tsvm list` says of a VM. */
+  async state(name: string): Promise<string | undefined> {
+    const rows = JSON.parse(await this.ok('list', '--json')) as { name: string; state: string }[];
+    return rows.find((row) => row.name === name)?.state;
+  }
+
+  /** Processes that work for VMs of this directory. */
+  processes(): number[] {
+    return readdirSync('/proc')
+      .filter((entry) => /^\d+$/.test(entry))
+      .map(Number)
+      .filter((pid) => commandOf(pid).includes(this.folder));
+  }
+
+  /** Kills what is left, and removes all. */
+  remove(): void {
+    for (const pid of this.processes()) process.kill(pid, 'SIGKILL');
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 3 });
+  }
+}
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+}
