@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 
 import { addAgent } from './agent.ts';
+import { addCompletion } from './completion.ts';
 import { addDisk } from './disk/disk.ts';
 import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
@@ -13,9 +14,21 @@ import { exampleHelp } from './verb.ts';
 import { addConsole } from './vm/console.ts';
 import { addCreateVm } from './vm/create.ts';
 import { addExec } from './vm/exec.ts';
-import { addDelete, addKill, addRename, addStart, addStop, addVmProcess } from './vm/lifecycle.ts';
+import {
+  addDelete,
+  addKill,
+  addRename,
+  addRestart,
+  addStart,
+  addStop,
+  addVmProcess,
+} from './vm/lifecycle.ts';
 import { addInfoVm, addList } from './vm/list.ts';
 import { addLogs } from './vm/logs.ts';
+import { addSend } from './vm/send.ts';
+import { addSet } from './vm/set.ts';
+import { addTop } from './vm/top.ts';
+import { addWait } from './vm/wait.ts';
 
 const EXAMPLES = [
   'tsvm doctor                                         check this machine',
@@ -47,8 +60,19 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
     code = status;
   };
   const verbs = [
-    ...[addRun, addCreateVm, addStart, addStop, addKill, addDelete, addRename, addList, addInfoVm],
-    ...[addLogs, addConsole, addExec, addVmProcess],
+    ...[addRun, addCreateVm, addStart, addStop, addRestart, addKill, addDelete, addRename, addSet],
+    ...[
+      addList,
+      addInfoVm,
+      addTop,
+      addLogs,
+      addConsole,
+      addSend,
+      addWait,
+      addExec,
+      addVmProcess,
+      addCompletion,
+    ],
   ];
   for (const add of verbs) add(program, done);
   addAgent(program, done);

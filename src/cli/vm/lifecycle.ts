@@ -4,6 +4,7 @@ import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
+const TIMEOUT_HELP = 'how long the guest may take before it is forced';
 const LONGEST_STOP = 86_400;
 
 const load = () => import('../../manager/vms/lifecycle.ts');
@@ -31,12 +32,7 @@ export function addStop(program: Command, done: Done): void {
   ])
     .argument('<name...>', NAME_HELP)
     .option('-f, --force', 'do not ask the guest: as if its power was cut')
-    .option(
-      '-t, --timeout <seconds>',
-      'how long the guest may take before it is forced',
-      wholeNumber(1, LONGEST_STOP),
-      60,
-    )
+    .option('-t, --timeout <seconds>', TIMEOUT_HELP, wholeNumber(1, LONGEST_STOP), 60)
     .action(async (names: readonly string[], { force, timeout }: StopFlags) => {
       const { stopVm } = await load();
       const store = openStore();
@@ -47,6 +43,24 @@ export function addStop(program: Command, done: Done): void {
             process.stderr.write(`tsvm: '${name}' did not power off within ${timeout} s and was forced\n`);
         }),
       );
+      done(EXIT.ok);
+    });
+}
+
+/** `tsvm restart`: stop and start. */
+export function addRestart(program: Command, done: Done): void {
+  addVerb(program, 'restart', 'stop VMs and start them again', ['tsvm restart web'])
+    .argument('<name...>', NAME_HELP)
+    .option('-f, --force', 'do not ask the guest: as if its power was cut')
+    .option('-t, --timeout <seconds>', TIMEOUT_HELP, wholeNumber(1, LONGEST_STOP), 60)
+    .action(async (names: readonly string[], { force, timeout }: StopFlags) => {
+      const { startVmProcess, stopVm } = await load();
+      const store = openStore();
+      for (const name of names) {
+        if (store.status(name).state === 'running')
+          await stopVm(store, name, { timeout: timeout * 1000, force: force === true });
+        await startVmProcess(store, name);
+      }
       done(EXIT.ok);
     });
 }

@@ -15,6 +15,11 @@ export class BoundedLog {
     this.#size = fstatSync(this.#fd).size;
   }
 
+  /** of the file, in bytes */
+  get size(): number {
+    return this.#size;
+  }
+
   /** What cannot be written is lost: a full disk must not end a VM. */
   write(data: Uint8Array | string): void {
     const bytes = typeof data === 'string' ? Buffer.from(data) : data;

@@ -41,7 +41,8 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
   const messages = new BoundedLog(join('log', 'tsvm.log'), LOG_LIMIT);
   const log = (line: string): void => messages.write(`${new Date().toISOString()} ${line}\n`);
   const startedAt = Date.now();
-  const life = { pid: process.pid, startedAt, version: packageVersion() };
+  const consoleLog = new BoundedLog(join('log', 'console.log'), LOG_LIMIT);
+  const life = { pid: process.pid, startedAt, version: packageVersion(), consoleFrom: consoleLog.size };
   writeRecord('.', life);
   try {
     const options = vmOptionsOf(settings, {
@@ -49,7 +50,6 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
       log,
     });
     const vm = await startVm(options);
-    const consoleLog = new BoundedLog(join('log', 'console.log'), LOG_LIMIT);
     consoleLog.write(vm.console.tail());
     vm.console.onData((bytes) => consoleLog.write(bytes));
     if (vm.note !== undefined) log(vm.note);
@@ -69,7 +69,6 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
     const exit = await vm.exited;
     log(`ended: ${exit.reason}: ${exit.message}${exit.report === undefined ? '' : `\n${exit.report}`}`);
     await Promise.all([control.close(), console.close(), process_.agent[Symbol.asyncDispose]()]);
-    consoleLog.close();
     writeRecord('.', { ...life, end: { at: Date.now(), ...exit } });
     return exit;
   } catch (error) {
@@ -80,6 +79,7 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
   } finally {
     rmSync('run', { recursive: true, force: true });
     messages.close();
+    consoleLog.close();
   }
 }
 

@@ -13,6 +13,8 @@ const record = v.object({
   /** milliseconds since 1970 */
   startedAt: v.number(),
   version: v.string(),
+  /** length of the console's log when it began, in bytes */
+  consoleFrom: v.optional(v.number()),
   /** absent while it runs, and where it was killed */
   end: v.optional(
     v.object({
