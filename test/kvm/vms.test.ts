@@ -102,6 +102,49 @@ test('a VM that cannot be started says why, and is as it was', async () => {
   await home.ok('start', 'web');
 });
 
+test('the console is typed at and waited for from outside', async () => {
+  await home.create('web');
+  await home.ok('start', 'web');
+  await home.ok('wait', '--for', '/echo: ready/', '--timeout', '20', 'web');
+  await home.ok('send', '--key', 'tab', '--enter', 'web', 'typed');
+  await home.ok('wait', '--for', '/typed\\t/', '--timeout', '20', 'web');
+
+  const late = await home.tsvm('wait', '--for', 'login', '--timeout', '1', 'web');
+  expect(late.code).toBe(124);
+  expect(late.stderr).toMatch(
+    /has not come to 'login', not within 1 s; its console's last lines:\necho: ready/,
+  );
+  const stopped = home.tsvm('wait', '--for', 'stopped', '--timeout', '20', 'web');
+  await home.ok('stop', 'web');
+  expect((await stopped).code).toBe(0);
+  const over = await home.tsvm('wait', '--for', 'agent', 'web');
+  expect([over.code, over.stderr]).toEqual([1, expect.stringContaining('and it does not run')]);
+});
+
+test('memory and CPUs change with a restart, and the disk of a VM that runs grows at once', async () => {
+  await home.create('web');
+  await home.ok('start', 'web');
+  const { stderr } = await home.tsvm('set', '--mem', '96M', '--cpus', '2', '--disk', '8M', 'web');
+  expect(stderr).toContain('tsvm restart web');
+  const disk = join(vmFolder('web'), 'root.qcow2');
+  const info = await home.ok(
+    'disk',
+    'info',
+    '--force-share',
+    '--json',
+    '--format',
+    'qcow2',
+    '--trust-backing',
+    disk,
+  );
+  expect(JSON.parse(info)).toMatchObject({ virtualSize: 8 * 2 ** 20 });
+  expect((await home.tsvm('set', '--disk', '1M', 'web')).code).toBe(2);
+
+  await home.ok('restart', 'web');
+  const [row] = JSON.parse(await home.ok('top', '--json')) as { name: string; memory: number }[];
+  expect(row).toMatchObject({ name: 'web', memory: 96 * 2 ** 20 });
+});
+
 test('of 20 commands at once on one VM each ends, and the VM stays whole', async () => {
   await home.create('web');
   const random = new Random(3);
