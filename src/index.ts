@@ -1,6 +1,22 @@
 /** tsvm as a library. */
 
-// Running a VM
+// VMs that are kept, as the command line has them
+export {
+  Vm,
+  VmExecError,
+  type CreateVmOptions,
+  type VmExecOptions,
+  type VmExecResult,
+  type VmHomeOptions,
+} from './manager/vms/vm.ts';
+export type { VmSerial } from './manager/vms/serial.ts';
+export type { StopOptions } from './manager/vms/lifecycle.ts';
+export type { DiskSettings, VmSettings } from './manager/vms/settings.ts';
+export { VmStoreError, type VmStatus } from './manager/vms/store.ts';
+export { WaitError, type WaitOptions, type WaitTarget } from './manager/vms/wait.ts';
+export { ControlError } from './manager/control/client.ts';
+
+// Running a VM in this process
 export { startVm, VmOptionError } from './vmm/vm.ts';
 export type {
   AccessCount,

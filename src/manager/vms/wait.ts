@@ -54,7 +54,8 @@ export async function waitFor(
         `the VM '${name}' has not come to ${what}, ${why}${tailOf(folder)}`,
       );
     }
-    await sleep(POLL_MS, undefined, signal && { signal });
+    // Its own error would hide the signal's reason.
+    await sleep(POLL_MS, undefined, signal && { signal }).catch(() => undefined);
   }
 }
 

@@ -1,0 +1,177 @@
+import { managerPaths, privateFolder } from '../paths.ts';
+import type { ExecAnswer } from '../control/types.ts';
+import { createVm, type NewVm } from './create.ts';
+import { killVm, startVmProcess, stopVm, VmConnection, type StopOptions } from './lifecycle.ts';
+import { VmSerial } from './serial.ts';
+import type { VmSettings } from './settings.ts';
+import { VmStore, type VmStatus } from './store.ts';
+import { waitFor, type WaitOptions, type WaitTarget } from './wait.ts';
+
+export type VmHomeOptions = {
+  /** the data directory; default: that of the command line */
+  readonly home?: string;
+};
+
+export type CreateVmOptions = NewVm &
+  VmHomeOptions & {
+    /** it is deleted, running or not, when it is disposed of; default false */
+    readonly temporary?: boolean;
+  };
+
+export type VmExecOptions = WaitOptions & {
+  readonly env?: Readonly<Record<string, string>>;
+  /** standard input, at most 16 MiB */
+  readonly input?: Uint8Array | string;
+  /** an exit code other than 0 is an error; default false */
+  readonly check?: boolean;
+};
+
+/** What a command in a VM has come to. */
+export type VmExecResult = {
+  /** undefined where a signal has ended it */
+  readonly exitCode: number | undefined;
+  readonly signal: number | undefined;
+  readonly stdout: string;
+  readonly stderr: string;
+};
+
+/** A command in a VM has ended with another exit code than 0, and that was not to be. */
+export class VmExecError extends Error {
+  override readonly name = 'VmExecError';
+  readonly code = 'EEXEC';
+  readonly result: VmExecResult;
+
+  constructor(command: string, result: VmExecResult) {
+    const { exitCode, signal, stderr } = result;
+    const how = exitCode === undefined ? `was ended by signal ${signal}` : `ended with exit code ${exitCode}`;
+    super(`${command} ${how}${stderr === '' ? '' : `: ${stderr.trimEnd()}`}`);
+    this.result = result;
+  }
+}
+
+/** How long a guest may take until its agent answers, in milliseconds. */
+const AGENT_TIMEOUT = 60_000;
+
+/**
+ * A VM of this user, as the command line has it too: it runs in a process of its own, and goes on when this one ends.
+ * All waits take a time limit and an AbortSignal; errors have codes.
+ */
+export class Vm implements AsyncDisposable {
+  readonly name: string;
+  /** the VM's console */
+  readonly serial: VmSerial;
+  readonly #store: VmStore;
+  readonly #temporary: boolean;
+
+  /** Makes a VM. @throws VmNameError, VmStoreError (EEXIST), StorageError */
+  static async create({ home, temporary = false, ...vm }: CreateVmOptions): Promise<Vm> {
+    const store = openStore(home);
+    await createVm(store, vm);
+    return new Vm(store, vm.name, temporary);
+  }
+
+  /** A VM that is there. @throws VmStoreError (ENOVM) */
+  static get(name: string, { home }: VmHomeOptions = {}): Vm {
+    const store = openStore(home);
+    store.folderOf(name);
+    return new Vm(store, name, false);
+  }
+
+  /** All VMs, by name. */
+  static list({ home }: VmHomeOptions = {}): Vm[] {
+    const store = openStore(home);
+    return store.names().map((name) => new Vm(store, name, false));
+  }
+
+  private constructor(store: VmStore, name: string, temporary: boolean) {
+    this.#store = store;
+    this.name = name;
+    this.#temporary = temporary;
+    this.serial = new VmSerial(store, name);
+  }
+
+  get status(): VmStatus {
+    return this.#store.status(this.name);
+  }
+
+  /** @throws IniError where somebody has spoilt its file */
+  get settings(): VmSettings {
+    return this.#store.settings(this.name);
+  }
+
+  /** Resolves when the VM runs; its guest boots from then on. @throws VmStoreError with what is wrong */
+  async start(): Promise<void> {
+    await startVmProcess(this.#store, this.name);
+  }
+
+  /** Has the guest power off, or ends it. @returns whether it did so itself */
+  stop(options?: StopOptions): Promise<boolean> {
+    return stopVm(this.#store, this.name, options);
+  }
+
+  kill(): Promise<void> {
+    return killVm(this.#store, this.name);
+  }
+
+  /** Removes the VM and its disks. @throws VmStoreError (ERUNNING) unless `force` */
+  async delete({ force = false }: { readonly force?: boolean } = {}): Promise<void> {
+    this.serial.close();
+    if (force && this.status.state === 'running') await this.kill();
+    await this.#store.delete(this.name);
+  }
+
+  /** @throws WaitError with the end of the console */
+  wait(target: WaitTarget, options?: WaitOptions): Promise<void> {
+    return waitFor(this.#store, this.name, target, options);
+  }
+
+  /**
+   * Runs a command in the guest by its agent, for which it waits up to a minute. An exit code that is not 0 is no
+   * error, unless `check` says so.
+   * @throws ControlError (EAGENT…), VmExecError, VmStoreError (ESTOPPED)
+   */
+  async exec(
+    command: string,
+    args: readonly string[] = [],
+    options: VmExecOptions = {},
+  ): Promise<VmExecResult> {
+    const { env, input, timeout, signal, check = false } = options;
+    using connection = new VmConnection(this.#store, this.name);
+    await connection.control.waitForAgent(Math.min(timeout ?? AGENT_TIMEOUT, AGENT_TIMEOUT), signal);
+    const answer = await connection.control.exec(
+      {
+        command,
+        args: [...args],
+        ...(env !== undefined && { env }),
+        ...(timeout !== undefined && { timeout }),
+        ...(input !== undefined && { input: Buffer.from(input).toString('base64') }),
+      },
+      signal,
+    );
+    const result = resultOf(answer);
+    if (check && result.exitCode !== 0) throw new VmExecError([command, ...args].join(' '), result);
+    return result;
+  }
+
+  /** Lets go of the console; a temporary VM is gone then. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.serial.close();
+    if (this.#temporary) await this.delete({ force: true });
+  }
+}
+
+function openStore(home: string | undefined): VmStore {
+  const paths = managerPaths(home === undefined ? process.env : { TSVM_HOME: home });
+  privateFolder(paths.root);
+  return new VmStore(paths.vms);
+}
+
+function resultOf({ exitCode, signal, stdout, stderr }: ExecAnswer): VmExecResult {
+  const text = (base64: string): string => Buffer.from(base64, 'base64').toString('utf8');
+  return {
+    exitCode: exitCode ?? undefined,
+    signal: signal ?? undefined,
+    stdout: text(stdout),
+    stderr: text(stderr),
+  };
+}
