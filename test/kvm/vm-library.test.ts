@@ -36,7 +36,7 @@ test('a console is talked to', async () => {
   // What was matched is taken out.
   await expect(vm.serial.expect('ready', { timeout: 200 })).rejects.toThrow(WaitError);
   expect(await vm.stop()).toBe(true);
-  await expect(vm.serial.expect('more')).rejects.toMatchObject({ code: 'EWAITENDED' });
+  await expect(vm.serial.expect('more')).rejects.toMatchObject({ code: 'ESTOPPED' });
 });
 
 test('a VM is the same for the library and the command line', async () => {
