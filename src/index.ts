@@ -14,7 +14,7 @@ export type { StopOptions } from './manager/vms/lifecycle.ts';
 export type { DiskSettings, VmSettings } from './manager/vms/settings.ts';
 export { VmStoreError, type VmStatus } from './manager/vms/store.ts';
 export { WaitError, type WaitOptions, type WaitTarget } from './manager/vms/wait.ts';
-export { ControlError } from './manager/control/client.ts';
+export { ControlError } from './manager/control/errors.ts';
 
 // Running a VM in this process
 export { startVm, VmOptionError } from './vmm/vm.ts';

@@ -13,7 +13,7 @@ import { addVersion } from './version.ts';
 import { exampleHelp } from './verb.ts';
 import { addConsole } from './vm/console.ts';
 import { addCreateVm } from './vm/create.ts';
-import { addExec } from './vm/exec.ts';
+import { addExec, addShell } from './vm/exec.ts';
 import {
   addDelete,
   addKill,
@@ -70,6 +70,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
       addSend,
       addWait,
       addExec,
+      addShell,
       addVmProcess,
       addCompletion,
     ],

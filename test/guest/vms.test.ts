@@ -71,6 +71,20 @@ test(
     expect(await tsvm('exec', NAME, '--', 'sh', '-c', 'echo out; echo err >&2; exit 7')).toMatchObject({
       ...{ code: 7, stdout: 'out\n', stderr: 'err\n' },
     });
+    const sum = await host.exec(
+      `head -c 3M /dev/urandom > '${home}/data'; md5sum < '${home}/data';
+       TSVM_HOME='${home}' node '${TSVM}' exec -i ${NAME} -- sh -c 'tee /root/data | md5sum' < '${home}/data';
+       TSVM_HOME='${home}' node '${TSVM}' exec ${NAME} -- cat /root/data | md5sum`,
+      { timeoutMs: STEP_LIMIT_MS },
+    );
+    const sums = sum.stdout.trim().split('\n');
+    expect([sums.length, new Set(sums).size, sum.stderr]).toEqual([3, 1, '']);
+    expect(await ok('exec', '-t', NAME, '--', 'sh', '-c', "tty; stty size; echo it''s; exit")).toMatch(
+      /^\/dev\/pts\/\d+\r\n24 80\r\nits\r\n$/,
+    );
+    expect(
+      (await host.exec(`echo 'id -un; exit 3' | TSVM_HOME='${home}' node '${TSVM}' shell ${NAME}`)).code,
+    ).toBe(3);
     await ok('exec', NAME, '--', 'sh', '-c', 'echo kept > /root/file; sync');
     await ok('wait', '--for', 'login', '--timeout', '450', NAME);
     expect(await ok('logs', '-n', '5', NAME)).toContain('login:');

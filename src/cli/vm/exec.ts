@@ -1,53 +1,105 @@
+import { finished } from 'node:stream/promises';
 import type { Command } from 'commander';
+import type { ExecStream } from '../../manager/control/exec-stream.ts';
 import { EXIT } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
+import { enterRawMode } from '../terminal.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
-type ExecFlags = { readonly stdin?: true; readonly wait: number; readonly timeout?: number };
+type ExecFlags = {
+  readonly interactive?: true;
+  readonly tty?: true;
+  readonly wait: number;
+  readonly timeout?: number;
+};
 
-const EXAMPLES = ['tsvm exec web -- uname -a', 'echo hello | tsvm exec -i web -- tee /root/hello'];
+const EXAMPLES = [
+  'tsvm exec web -- uname -a',
+  'tsvm exec -i web -- tar -xC /srv < site.tar',
+  'tsvm exec -it web -- top',
+];
 const HELP = `
-The command is run by the guest agent (qemu-guest-agent), as root. It is no shell line. Its output comes when it has
-ended, at most 16 MiB of each stream. Its exit status is tsvm's, 128 and the signal's number where one has ended it.`;
+The command is run by the guest agent (qemu-guest-agent), as root. It is no shell line. Its exit status is tsvm's, 128
+and the signal's number where one has ended it. What ends tsvm ends the command.`;
 
 /** As shells have it. */
 const SIGNAL_BASE = 128;
 const LONGEST = 86_400;
+/** A login shell of whatever kind the guest has. */
+const SHELL = [
+  '/bin/sh',
+  '-c',
+  'if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi',
+] as const;
 
 /** `tsvm exec`: runs a command in a VM. */
 export function addExec(program: Command, done: Done): void {
   addVerb(program, 'exec', 'run a command in a VM', EXAMPLES)
     .argument('<name>', NAME_HELP)
     .argument('<command...>', 'command and its arguments')
-    .option('-i, --stdin', 'give the command what standard input has, at most 16 MiB')
+    .option('-i, --interactive', 'give the command standard input')
+    .option('-t, --tty', 'give the command a terminal')
     .option('--wait <seconds>', 'how long the guest may take to come up', wholeNumber(1, LONGEST), 60)
     .option('--timeout <seconds>', 'kill the command after this time', wholeNumber(1, LONGEST))
     .passThroughOptions()
     .allowExcessArguments(true)
     .addHelpText('after', HELP)
     .action(async (name: string, words: readonly string[], flags: ExecFlags) => {
-      const [command, ...args] = words[0] === '--' ? words.slice(1) : words;
-      if (command === undefined) throw new UsageError('a command is needed', "see 'tsvm exec --help'");
-      const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
-      using connection = new VmConnection(openStore(), name);
-      await connection.control.waitForAgent(flags.wait * 1000);
-      const result = await connection.control.exec({
-        command,
-        args,
-        ...(flags.timeout !== undefined && { timeout: flags.timeout * 1000 }),
-        ...(flags.stdin && { input: (await standardInput()).toString('base64') }),
-      });
-      process.stdout.write(Buffer.from(result.stdout, 'base64'));
-      process.stderr.write(Buffer.from(result.stderr, 'base64'));
-      if (result.truncated)
-        process.stderr.write('tsvm: the agent keeps no more than 16 MiB: the output above is cut off\n');
-      done(result.exitCode ?? (result.signal === null ? EXIT.failed : SIGNAL_BASE + result.signal));
+      const command = words[0] === '--' ? words.slice(1) : words;
+      if (command.length === 0) throw new UsageError('a command is needed', "see 'tsvm exec --help'");
+      done(await execute(name, command, flags));
     });
 }
 
-async function standardInput(): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks);
+/** `tsvm shell`: a login shell. */
+export function addShell(program: Command, done: Done): void {
+  addVerb(program, 'shell', 'open a shell in a VM', ['tsvm shell web', 'echo "uname -a" | tsvm shell web'])
+    .argument('<name>', NAME_HELP)
+    .option('--wait <seconds>', 'how long the guest may take to come up', wholeNumber(1, LONGEST), 60)
+    .action(async (name: string, { wait }: { readonly wait: number }) => {
+      const terminal = process.stdin.isTTY && process.stdout.isTTY;
+      done(await execute(name, SHELL, { interactive: true, wait, ...(terminal && { tty: true }) }));
+    });
+}
+
+async function execute(name: string, words: readonly string[], flags: ExecFlags): Promise<number> {
+  const [command = '', ...args] = words;
+  const { stdin, stdout } = process;
+  const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
+  using connection = new VmConnection(openStore(), name);
+  await connection.control.waitForAgent(flags.wait * 1000);
+  // Of what is no terminal nothing is known.
+  const [columns, rows] = stdout.isTTY ? [stdout.columns, stdout.rows] : [80, 24];
+  const stream = await connection.control.stream({
+    command,
+    args,
+    stdin: flags.interactive === true,
+    ...(flags.timeout !== undefined && { timeout: flags.timeout * 1000 }),
+    ...(flags.tty && { terminal: { name: process.env['TERM'] ?? 'dumb', columns, rows } }),
+  });
+  const raw = flags.tty && flags.interactive && stdin.isTTY ? enterRawMode(stdin, process) : undefined;
+  const leave = (): void => stream.destroy();
+  for (const signal of ['SIGTERM', 'SIGHUP', 'SIGINT'] as const) process.once(signal, leave);
+  if (flags.interactive) stdin.pipe(stream.stdin);
+  stream.stdin.on('error', () => undefined);
+  try {
+    return await resultOf(stream);
+  } finally {
+    stdin.unpipe(stream.stdin);
+    stdin.pause();
+    raw?.restore();
+  }
+}
+
+async function resultOf(stream: ExecStream): Promise<number> {
+  stream.stdout.on('data', (bytes: Buffer) => {
+    if (process.stdout.write(bytes)) return;
+    stream.stdout.pause();
+    process.stdout.once('drain', () => stream.stdout.resume());
+  });
+  stream.stderr.on('data', (bytes: Buffer) => process.stderr.write(bytes));
+  const { exitCode, signal } = await stream.ended;
+  await Promise.all([finished(stream.stdout), finished(stream.stderr)]);
+  return exitCode ?? (signal === undefined ? EXIT.failed : SIGNAL_BASE + signal);
 }

@@ -1,5 +1,8 @@
 import { request, type IncomingMessage } from 'node:http';
 import * as v from 'valibot';
+import { ControlError } from './errors.ts';
+import { ExecStream } from './exec-stream.ts';
+import { encodeFrame, FRAME, STREAM_PATH, STREAM_PROTOCOL } from './frames.ts';
 import {
   errorAnswer,
   execAnswer,
@@ -7,6 +10,7 @@ import {
   vmMetrics,
   type ExecAnswer,
   type ExecRequest,
+  type StreamRequestInput,
   type VmDescription,
   type VmMetrics,
 } from './types.ts';
@@ -15,20 +19,6 @@ import {
 const QUICK_LIMIT = 10_000;
 /** longest answer: the output of a command, twice 16 MiB as base64 */
 const ANSWER_LIMIT = 48 * 1024 * 1024;
-
-/** A VM's process refuses a request, or cannot be talked to. */
-export class ControlError extends Error {
-  override readonly name = 'ControlError';
-  /** of the process: e.g. EAGENTTIMEOUT; ECONTROL where it does not answer */
-  readonly code: string;
-  readonly hint: string | undefined;
-
-  constructor(code: string, message: string, hint?: string, options?: ErrorOptions) {
-    super(message, options);
-    this.code = code;
-    this.hint = hint;
-  }
-}
 
 export type CallOptions = {
   /** in milliseconds, for the whole request; default 10 s */
@@ -114,6 +104,43 @@ export class ControlClient {
     return this.#call('POST', '/v1/agent/exec', execAnswer, command, {
       timeout: limit,
       ...(signal && { signal }),
+    });
+  }
+
+  /**
+   * Begins a command in the guest whose standard streams are connected. It is killed where the stream is destroyed.
+   */
+  stream(command: StreamRequestInput): Promise<ExecStream> {
+    return new Promise((resolve, reject) => {
+      const message = request({
+        socketPath: this.#socket,
+        method: 'POST',
+        path: STREAM_PATH,
+        headers: { connection: 'upgrade', upgrade: STREAM_PROTOCOL },
+        agent: false,
+      });
+      message.on('error', (error) =>
+        reject(
+          new ControlError('ECONTROL', `the VM's process cannot be reached: ${error.message}`, undefined, {
+            cause: error,
+          }),
+        ),
+      );
+      message.on('response', (response) => {
+        response.resume();
+        reject(
+          new ControlError(
+            'ECONTROL',
+            "the VM's process does not connect commands",
+            'restart the VM: it may run under another version of tsvm',
+          ),
+        );
+      });
+      message.on('upgrade', (_, socket, head) => {
+        socket.write(encodeFrame(FRAME.request, Buffer.from(JSON.stringify(command))));
+        resolve(new ExecStream(socket, head));
+      });
+      message.end();
     });
   }
 

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunningVm } from '../../vmm/types.ts';
 import type { AgentClient } from '../agent/client.ts';
@@ -20,6 +21,8 @@ export type ControlledVm = {
   readonly agent: AgentClient;
   readonly describe: () => VmDescription;
   readonly metrics: () => VmMetrics;
+  /** Runs a command whose standard streams go over this connection, see frames.ts. */
+  readonly stream: (client: Duplex, head: Buffer) => void;
   /** Notes that it was paused or goes on. */
   readonly paused: (paused: boolean) => void;
   /** Asks the guest to power off, or ends the VM. Returns at once. */

@@ -1,5 +1,6 @@
 import { chmodSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
+import { STREAM_PATH, STREAM_PROTOCOL } from './frames.ts';
 import { answer } from './http.ts';
 import { ROUTES, type ControlledVm } from './routes.ts';
 
@@ -15,6 +16,16 @@ export class ControlServer {
   static async listen(path: string, vm: ControlledVm): Promise<ControlServer> {
     const server = createServer({ requestTimeout: REQUEST_LIMIT }, (message, response) => {
       void answer(ROUTES, vm, message, response);
+    });
+    server.on('upgrade', (message, socket, head) => {
+      if (message.url !== STREAM_PATH || message.headers.upgrade !== STREAM_PROTOCOL) {
+        socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+        return;
+      }
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: ${STREAM_PROTOCOL}\r\n\r\n`,
+      );
+      vm.stream(socket, head);
     });
     server.maxConnections = MAX_CLIENTS;
     server.on('clientError', (_, socket) => {

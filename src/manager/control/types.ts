@@ -78,11 +78,36 @@ export const execAnswer = v.object({
 });
 export type ExecAnswer = v.InferOutput<typeof execAnswer>;
 
+/** A command with its standard streams connected, see frames.ts. */
+export const streamRequest = v.strictObject({
+  ...execRequest.entries,
+  input: v.optional(v.undefined()),
+  /** whether it has standard input; else that is empty */
+  stdin: v.optional(v.boolean(), false),
+  /** it gets a terminal of this kind and size; its standard error is that, too */
+  terminal: v.optional(
+    v.strictObject({
+      name: v.pipe(v.string(), v.regex(/^[A-Za-z0-9._+-]{1,64}$/)),
+      columns: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65_535)),
+      rows: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65_535)),
+    }),
+  ),
+});
+export type StreamRequest = v.InferOutput<typeof streamRequest>;
+export type StreamRequestInput = v.InferInput<typeof streamRequest>;
+
 export const waitAgentRequest = v.strictObject({
   /** milliseconds */
   timeout: v.optional(v.pipe(v.number(), v.minValue(1)), 60_000),
 });
 
-export const errorAnswer = v.object({
+const failure = v.object({
   error: v.object({ code: v.string(), message: v.string(), hint: v.optional(v.string()) }),
 });
+export const streamResult = v.union([
+  v.object({ exitCode: v.nullable(v.number()), signal: v.nullable(v.number()) }),
+  failure,
+]);
+export type StreamResult = v.InferOutput<typeof streamResult>;
+
+export const errorAnswer = failure;

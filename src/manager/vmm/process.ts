@@ -13,6 +13,7 @@ import { parseVmIni } from '../vms/vm-ini.ts';
 import { VM_INI } from '../vms/files.ts';
 import { BoundedLog } from './bounded-log.ts';
 import { ConsoleServer } from './console-server.ts';
+import { serveExec } from './exec-stream.ts';
 import { PROCESS_LOCK, writeRecord } from './record.ts';
 import { vmOptionsOf } from './vm-options.ts';
 
@@ -119,6 +120,10 @@ class VmProcess implements ControlledVm {
       },
       cpuTime: { user: user / 1e6, system: system / 1e6 },
     };
+  };
+
+  readonly stream: ControlledVm['stream'] = (client, head) => {
+    void serveExec(this.vm, this.agent, client, head);
   };
 
   readonly paused = (paused: boolean): void => {

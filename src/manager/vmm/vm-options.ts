@@ -1,4 +1,5 @@
 import type { PortOptions, VmOptions } from '../../vmm/types.ts';
+import { execPorts } from './exec-slots.ts';
 import type { VmSettings } from '../vms/settings.ts';
 
 /** What a VM's process adds to its settings. */
@@ -21,7 +22,7 @@ export function vmOptionsOf({ vm, boot, disks }: VmSettings, { port, log }: Proc
     transport: vm.transport,
     rng: true,
     ...(vm.balloon && { balloon: {} }),
-    ports: [port],
+    ports: [port, ...execPorts],
     disks: disks.map(({ file, format, readOnly, cache, trustBacking, serial }) => ({
       path: file,
       format,

@@ -1,0 +1,179 @@
+/** A command in the guest with its standard streams connected: through ports, as the agent keeps output until the end. */
+import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import * as v from 'valibot';
+import type { RunningVm } from '../../vmm/types.ts';
+import type { AgentClient } from '../agent/client.ts';
+import { encodeFrame, FRAME, FrameDecoder } from '../control/frames.ts';
+import { HttpError } from '../control/http.ts';
+import { streamRequest, type StreamRequest, type StreamResult } from '../control/types.ts';
+import { openSlot, type ExecSlot } from './exec-slots.ts';
+
+/** What a command's last output may take after its end, in milliseconds. */
+const LAST_OUTPUT = 2000;
+
+/** Serves one client; the connection is closed when the command has ended. Never rejects. */
+export async function serveExec(
+  vm: RunningVm,
+  agent: AgentClient,
+  client: Duplex,
+  head: Buffer,
+): Promise<void> {
+  const gone = new AbortController();
+  client.on('error', () => undefined);
+  client.once('close', () => gone.abort());
+  let result: StreamResult;
+  try {
+    const input = new ClientInput(client, head);
+    const parsed = v.safeParse(
+      v.pipe(v.string(), v.parseJson(), streamRequest),
+      (await input.request).toString('utf8'),
+    );
+    if (!parsed.success) throw new HttpError(400, 'EBODY', parsed.issues[0].message);
+    result = await run(vm, agent, client, input, parsed.output, gone.signal);
+  } catch (error) {
+    const { message, code, hint } = (error instanceof Error ? error : new Error(String(error))) as Error & {
+      readonly code?: unknown;
+      readonly hint?: unknown;
+    };
+    result = {
+      error: {
+        code: typeof code === 'string' ? code : 'EINTERNAL',
+        message,
+        ...(typeof hint === 'string' && { hint }),
+      },
+    };
+  }
+  client.end(encodeFrame(FRAME.result, Buffer.from(JSON.stringify(result))));
+}
+
+async function run(
+  vm: RunningVm,
+  agent: AgentClient,
+  client: Duplex,
+  input: ClientInput,
+  request: StreamRequest,
+  signal: AbortSignal,
+): Promise<StreamResult> {
+  const slot = openSlot(vm);
+  if (slot === undefined)
+    throw new HttpError(
+      409,
+      'EBUSY',
+      'too many commands run in the VM with their input and output connected',
+    );
+  try {
+    let said = 0;
+    const forward = (stream: Duplex, type: typeof FRAME.stdout | typeof FRAME.stderr): void => {
+      stream.on('data', (bytes: Buffer) => {
+        said += bytes.length;
+        if (!client.writable || client.write(encodeFrame(type, bytes))) return;
+        stream.pause();
+        client.once('drain', () => stream.resume());
+      });
+    };
+    forward(slot.stdout, FRAME.stdout);
+    forward(slot.stderr, FRAME.stderr);
+    if (request.stdin) input.pipe(slot.stdin);
+    const {
+      exitCode,
+      signal: killed,
+      stderr,
+    } = await agent.exec('/bin/sh', argumentsOf(slot, request), {
+      signal,
+      ...(request.env !== undefined && { env: request.env }),
+      ...(request.timeout !== undefined && { timeout: request.timeout }),
+    });
+    await lastOutput(slot);
+    // Where the ports could not be opened, the shell has told the agent.
+    if (said === 0 && stderr.length > 0) client.write(encodeFrame(FRAME.stderr, stderr));
+    return { exitCode: exitCode ?? null, signal: killed ?? null };
+  } finally {
+    slot.close();
+  }
+}
+
+/** The guest's end: a shell connects the streams, and becomes the command. */
+function argumentsOf({ guestPath }: ExecSlot, { command, args, stdin, terminal }: StreamRequest): string[] {
+  const streams = `exec ${stdin ? `<${guestPath}.in` : '</dev/null'} >${guestPath}.out 2>${guestPath}.err`;
+  if (terminal === undefined) return ['-c', `${streams} && exec "$@"`, 'sh', command, ...args];
+  const { columns, rows, name } = terminal;
+  const line = `stty rows ${rows} cols ${columns}; exec ${[command, ...args].map(quoted).join(' ')}`;
+  // script(1), which is where there is a shell, gives a command a terminal, and takes a shell's line.
+  const script = `export TERM=${quoted(name)} && exec script -q -e -c "$1" /dev/null`;
+  return ['-c', `${streams} && ${script}`, 'sh', line];
+}
+
+/** A word for a shell. */
+function quoted(word: string): string {
+  return `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** The command has ended; what it said last may still be on its way. */
+async function lastOutput(slot: ExecSlot): Promise<void> {
+  const end = performance.now() + LAST_OUTPUT;
+  while (slot.guestOpen() && performance.now() < end) await sleep(5);
+  while ((slot.stdout.readableLength > 0 || slot.stderr.readableLength > 0) && performance.now() < end)
+    await sleep(5);
+}
+
+/** Frames of the client: the request, then standard input. */
+class ClientInput {
+  readonly request: Promise<Buffer>;
+  readonly #client: Duplex;
+  readonly #decoder = new FrameDecoder();
+  #target: Duplex | undefined;
+  #waiting: Buffer[] = [];
+  #ended = false;
+  #gotRequest: (bytes: Buffer) => void = () => undefined;
+  #failed: (error: Error) => void = () => undefined;
+
+  constructor(client: Duplex, head: Buffer) {
+    this.#client = client;
+    this.request = new Promise((resolve, reject) => {
+      this.#gotRequest = resolve;
+      this.#failed = reject;
+    });
+    client.on('data', (bytes: Buffer) => this.#take(bytes));
+    client.once('close', () => this.#failed(new Error('the client has gone')));
+    if (head.length > 0) this.#take(head);
+  }
+
+  pipe(target: Duplex): void {
+    this.#target = target;
+    for (const bytes of this.#waiting.splice(0)) this.#give(bytes);
+    if (this.#ended) this.#end();
+    target.on('drain', () => this.#client.resume());
+  }
+
+  #take(bytes: Buffer): void {
+    try {
+      for (const frame of this.#decoder.feed(bytes)) {
+        if (frame.type === FRAME.request) this.#gotRequest(Buffer.from(frame.bytes));
+        else if (frame.type !== FRAME.stdin)
+          throw new RangeError(`a frame of type ${frame.type} from a client`);
+        else if (frame.bytes.length > 0) this.#give(Buffer.from(frame.bytes));
+        else {
+          this.#ended = true;
+          this.#end();
+        }
+      }
+    } catch (error) {
+      this.#failed(error instanceof Error ? error : new Error(String(error)));
+      this.#client.destroy();
+    }
+  }
+
+  #give(bytes: Buffer): void {
+    if (this.#target === undefined) {
+      this.#waiting.push(bytes);
+      // Who never wants it does not read it.
+      this.#client.pause();
+    } else if (this.#target.writable && !this.#target.write(bytes)) this.#client.pause();
+  }
+
+  /** The guest's end of file is that the port is closed here, once it has taken all. */
+  #end(): void {
+    this.#target?.end(() => this.#target?.destroy());
+  }
+}
