@@ -5,7 +5,7 @@ import { errorMessage, printable } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { formatSize } from '../../manager/sizes.ts';
 import { addVerb, type Done } from '../verb.ts';
-import { formatTable } from './table.ts';
+import { table } from '../table.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
 type Row = {
@@ -33,8 +33,7 @@ export function addList(program: Command, done: Done): void {
       if (flags.quiet) process.stdout.write(rows.map(({ name }) => `${name}\n`).join(''));
       else if (flags.json) printJson(rows);
       else if (rows.length === 0) process.stdout.write('There are no VMs; `tsvm create` makes one.\n');
-      else
-        process.stdout.write(formatTable(['NAME', 'STATE', 'CPUS', 'MEMORY', 'IMAGE', ''], rows.map(cells)));
+      else process.stdout.write(table(['NAME', 'STATE', 'CPUS', 'MEMORY', 'IMAGE', ''], rows.map(cells)));
       done(EXIT.ok);
     });
 }
@@ -87,6 +86,6 @@ const cells = ({ name, state, cpus, memory, image, reason }: Row): string[] => [
   state,
   cpus === undefined ? '' : String(cpus),
   memory === undefined ? '' : formatSize(memory),
-  printable(image ?? ''),
-  printable(reason ?? ''),
+  image ?? '',
+  reason ?? '',
 ];

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { EXIT } from '../exit-codes.ts';
-import { endedBySignals } from '../disk/options.ts';
+import { endedBySignals } from '../signals.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 

@@ -3,10 +3,11 @@ import type { Command } from 'commander';
 import type { VmMetrics } from '../../manager/control/types.ts';
 import type { VmStore } from '../../manager/vms/store.ts';
 import { formatSize } from '../../manager/sizes.ts';
-import { endedBySignals, printJson } from '../disk/options.ts';
+import { printJson } from '../disk/options.ts';
+import { endedBySignals } from '../signals.ts';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
-import { formatTable } from './table.ts';
+import { table } from '../table.ts';
 import { openStore } from './vms.ts';
 
 type Sample = { readonly name: string; readonly at: number; readonly metrics: VmMetrics };
@@ -36,7 +37,7 @@ export function addTop(program: Command, done: Done): void {
             ),
           );
           if (json) printJson(rows);
-          else process.stdout.write(`${isScreen ? CLEAR : ''}${table(rows)}`);
+          else process.stdout.write(`${isScreen ? CLEAR : ''}${tableOf(rows)}`);
           before = now;
         } while (isScreen);
       });
@@ -79,8 +80,8 @@ function rowOf({ name, at, metrics }: Sample, before: Sample | undefined): Row {
   };
 }
 
-function table(rows: readonly Row[]): string {
-  return formatTable(
+function tableOf(rows: readonly Row[]): string {
+  return table(
     ['NAME', 'CPU%', 'MEMORY', 'RESIDENT', 'EXITS/S'],
     rows.map(({ name, cpu, memory, resident, exits }) => [
       name,
