@@ -31,8 +31,7 @@ class StreamWire : public FrameWire {
  public:
   StreamWire(Fd fd, FrameArea* area, const FrameMemory* memory, const FrameSettings* settings)
       : FrameWire(std::move(fd), area, memory, settings),
-        staging_(new uint8_t[kStaging]),
-        scratch_(new uint8_t[kScratch]) {
+        staging_(new uint8_t[kStaging]) {
     prefixes_.reserve(kFrameRecords);
     heads_.reserve(kFrameRecords);
   }
@@ -139,6 +138,8 @@ StreamWire::Fit StreamWire::Append(const FrameRecord& record) {
     PieceReader(found_.data(), found_.size()).Read(&header, sizeof header);
     asked = CheckVnetHeader(&header, length);
     if (asked < 0 || (static_cast<uint32_t>(asked) & ~settings_->host_offloads) != 0) return Fit::kRefused;
+    // Nobody is told that a checksum was looked at, who has not looked.
+    header.flags &= kNeedsChecksum;
     header.num_buffers = 0;
   }
   Appended appended{0, 1, length, false};
@@ -183,6 +184,7 @@ StreamWire::Fit StreamWire::AppendDirect(uint32_t length, const VnetHeader& head
 StreamWire::Fit StreamWire::AppendComputed(uint32_t length, const VnetHeader& header, int asked,
                                            Appended* appended) {
   if (pieces_.size() == kBatchPieces) return Fit::kNextBatch;
+  if (!scratch_) scratch_.reset(new uint8_t[kScratch]);
   uint8_t* const start = scratch_.get() + scratch_used_;
   uint8_t* at = start;
   const size_t room = kScratch - scratch_used_;

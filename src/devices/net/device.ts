@@ -128,6 +128,8 @@ export class NetDevice implements VirtioDevice, ControlTarget {
     this.#features = features;
     const multi = features.has(NET_F.mq);
     this.#pairs = ports.slice(0, multi ? ports.length : 1).map((port, index) => {
+      port.tx.clear();
+      port.rx.clear();
       const receive = queues[2 * index];
       const transmit = queues[2 * index + 1];
       const buffers = this.#buffers[index]!;
