@@ -26,7 +26,10 @@ class TapWire : public FrameWire {
   bool TellsEnd() const override { return false; }
   uint32_t Send(uint32_t first, uint32_t count) override;
   void Receive(FrameSink* sink) override;
-  void Forget() override { held_ = 0; }
+  void Forget() override {
+    held_ = 0;
+    for (uint32_t i = 0; i < kTurn && read(fd_.get(), spill_.get(), kWhole) >= 0; i++) continue;
+  }
 
  private:
   enum class Sent { kDone, kBlocked, kEnded };

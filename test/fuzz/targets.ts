@@ -7,6 +7,7 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   balloon: async () => (await import('./targets/balloon.ts')).balloonTarget,
   block: async () => (await import('./targets/block.ts')).blockTarget,
   console: async () => (await import('./targets/console.ts')).consoleTarget,
+  net: async () => (await import('./targets/net.ts')).netTarget,
   boot: async () => (await import('./targets/boot.ts')).bootTarget,
   qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
 };
