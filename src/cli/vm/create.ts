@@ -1,14 +1,20 @@
+import { existsSync } from 'node:fs';
+import { basename } from 'node:path';
 import { type Command, Option } from 'commander';
 import { MAX_VCPUS } from '../../boot/layout.ts';
+import type { ManagerPaths } from '../../manager/paths.ts';
 import { parseSize } from '../../manager/sizes.ts';
+import type { NewVm } from '../../manager/vms/create.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import { FORMATS, diskSize } from '../disk/options.ts';
 import { EXIT } from '../exit-codes.ts';
+import { progressOf } from '../image/pull.ts';
+import { whileShown } from '../progress.ts';
 import { addVerb, argument, type Done, wholeNumber } from '../verb.ts';
 import { openStore } from './vms.ts';
 
 type CreateFlags = {
-  readonly kernel: string;
+  readonly kernel?: string;
   readonly initrd?: string;
   readonly cmdline?: string;
   readonly format?: DiskFormat;
@@ -20,43 +26,99 @@ type CreateFlags = {
 };
 
 const EXAMPLES = [
-  'tsvm create debian.qcow2 web --format qcow2 --kernel vmlinuz --initrd initrd.img --cmdline "root=LABEL=root"',
-  'tsvm create debian.raw db --kernel vmlinuz --initrd initrd.img --mem 2G --cpus 2 --disk 20G --start',
+  'tsvm create ubuntu --mem 1G',
+  'tsvm create debian:12 web --cpus 2 --disk 20G --start',
+  'tsvm create ./disk.qcow2 db --format qcow2',
+  'tsvm create ./disk.raw test --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/vda1"',
 ];
 
-/** `tsvm create`: makes a VM on a disk image. */
+const HELP = `
+IMAGE is a name that \`tsvm image ls --all\` shows, and is downloaded where it is not here; or a disk image of yours, by a
+path with a slash in it, whose format is raw unless --format tells. The VM's disk holds only what differs from it.
+
+Without --kernel the VM boots what the boot loader on its disk would boot, also after the guest has upgraded it.`;
+
+/** `tsvm create`: makes a VM on an image. */
 export function addCreateVm(program: Command, done: Done): void {
   addVerb(program, 'create', 'make a VM', EXAMPLES)
-    .argument('<image>', 'disk image that the VM starts from; nobody may write to it from then on')
-    .argument('<name>', 'name of the VM: lower-case letters, digits and dashes')
-    .requiredOption('--kernel <file>', 'bzImage or vmlinux to boot')
+    .argument('<image>', 'what the VM starts from')
+    .argument('[name]', 'of the VM: lower-case letters, digits and dashes (default: that of the image)')
+    .option('--kernel <file>', 'bzImage or vmlinux to boot')
     .option('--initrd <file>', 'initial RAM disk')
     .option('--cmdline <text>', 'kernel command line')
-    .addOption(new Option('-f, --format <format>', 'format of the image (default: raw)').choices(FORMATS))
+    .addOption(
+      new Option('-f, --format <format>', 'format of a disk image by path (default: raw)').choices(FORMATS),
+    )
     .option('--mem <size>', 'RAM, such as 768M or 1.5G (default: 512M)', argument(parseSize))
     .option('--cpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS} (default: 1)`, wholeNumber(1, MAX_VCPUS))
     .option('--disk <size>', 'size of its disk (default: that of the image)', diskSize)
     .option('--user <name>', 'who logs in')
     .option('--start', 'start it at once')
-    .action(async (image: string, name: string, flags: CreateFlags) => {
+    .addHelpText('after', HELP)
+    .action(async (image: string, given: string | undefined, flags: CreateFlags) => {
       const { createVm } = await import('../../manager/vms/create.ts');
+      const { managerPaths } = await import('../../manager/paths.ts');
       const store = openStore();
-      await createVm(store, {
-        name,
-        disk: { path: image, format: flags.format ?? 'raw' },
-        kernel: flags.kernel,
-        image,
-        ...(flags.initrd !== undefined && { initrd: flags.initrd }),
-        ...(flags.cmdline !== undefined && { cmdline: flags.cmdline }),
-        ...(flags.mem !== undefined && { memory: flags.mem }),
-        ...(flags.cpus !== undefined && { cpus: flags.cpus }),
-        ...(flags.disk !== undefined && { diskSize: flags.disk }),
-        ...(flags.user !== undefined && { user: flags.user }),
-      });
+      const name = given ?? nameOf(image);
+      const make = (base: Base): Promise<void> =>
+        createVm(store, {
+          name,
+          ...base,
+          ...(flags.kernel !== undefined && { kernel: flags.kernel }),
+          ...(flags.initrd !== undefined && { initrd: flags.initrd }),
+          ...(flags.cmdline !== undefined && { cmdline: flags.cmdline }),
+          ...(flags.mem !== undefined && { memory: flags.mem }),
+          ...(flags.cpus !== undefined && { cpus: flags.cpus }),
+          ...(flags.disk !== undefined && { diskSize: flags.disk }),
+          ...(flags.user !== undefined && { user: flags.user }),
+        });
+      if (isPath(image))
+        await make({ disk: { path: image, format: flags.format ?? 'raw' }, image: basename(image) });
+      else await onImage(managerPaths(), image, make);
       if (flags.start) {
         const { startVmProcess } = await import('../../manager/vms/lifecycle.ts');
         await startVmProcess(store, name);
       }
       done(EXIT.ok);
     });
+}
+
+type Base = Omit<NewVm, 'name'>;
+
+/** Makes a VM on an image of the store, which nobody removes meanwhile. */
+async function onImage(
+  paths: ManagerPaths,
+  name: string,
+  make: (base: Base) => Promise<void>,
+): Promise<void> {
+  const { ensureImage } = await import('../../manager/images/pull.ts');
+  const { IMAGES_LOCK, getImage } = await import('../../manager/images/store.ts');
+  const { withLock } = await import('../../manager/lock.ts');
+  const { id } = await whileShown(`pulling ${name}`, (tell) =>
+    ensureImage(paths, name, { onProgress: (progress) => tell(...progressOf(progress)) }),
+  );
+  await withLock(paths, IMAGES_LOCK, async () => {
+    const { disk, format, kernel, initrd, cmdline, user, name: own } = getImage(paths, id);
+    await make({
+      disk: { path: disk, format },
+      image: own,
+      ...(kernel !== undefined && { kernel }),
+      ...(initrd !== undefined && { initrd }),
+      ...(cmdline !== undefined && { cmdline }),
+      ...(user !== undefined && { user }),
+    });
+  });
+}
+
+/** Names of images have no slash. */
+function isPath(image: string): boolean {
+  return image.includes('/') || (/\.(raw|img|qcow2)$/.test(image) && existsSync(image));
+}
+
+/** `ubuntu:24.04` and `disk/ubuntu.qcow2` make VMs of the name `ubuntu`. */
+function nameOf(image: string): string {
+  return basename(image)
+    .replace(/[:.].*$/, '')
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9-]/g, '-');
 }

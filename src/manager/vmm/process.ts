@@ -11,6 +11,7 @@ import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from
 import { packageVersion } from '../package-version.ts';
 import { parseVmIni } from '../vms/vm-ini.ts';
 import { VM_INI } from '../vms/files.ts';
+import { bootFilesOf } from './boot-files.ts';
 import { BoundedLog } from './bounded-log.ts';
 import { ConsoleServer } from './console-server.ts';
 import { serveExec } from './exec-stream.ts';
@@ -46,7 +47,9 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
   const life = { pid: process.pid, startedAt, version: packageVersion(), consoleFrom: consoleLog.size };
   writeRecord('.', life);
   try {
-    const options = vmOptionsOf(settings, {
+    const boot = await bootFilesOf(settings);
+    for (const note of boot.notes) log(note);
+    const options = vmOptionsOf(settings, boot, {
       port: { name: AGENT_PORT, path: join('run', AGENT_SOCKET) },
       log,
     });

@@ -1,4 +1,5 @@
 import type { PortOptions, VmOptions } from '../../vmm/types.ts';
+import type { BootFiles } from './boot-files.ts';
 import { execPorts } from './exec-slots.ts';
 import type { VmSettings } from '../vms/settings.ts';
 
@@ -10,10 +11,14 @@ export type ProcessOptions = {
 };
 
 /** Options of a VM by its settings; paths stay relative to its folder. */
-export function vmOptionsOf({ vm, boot, disks }: VmSettings, { port, log }: ProcessOptions): VmOptions {
+export function vmOptionsOf(
+  { vm, disks }: VmSettings,
+  boot: BootFiles,
+  { port, log }: ProcessOptions,
+): VmOptions {
   return {
     kernel: boot.kernel,
-    ...(boot.initrd !== undefined && { initrds: [boot.initrd] }),
+    initrds: boot.initrds,
     ...(boot.cmdline !== undefined && { cmdline: boot.cmdline }),
     memory: vm.memory,
     cpus: vm.cpus,

@@ -12,8 +12,10 @@ export type NewVm = {
   readonly disk: { readonly path: string; readonly format: DiskFormat };
   /** of the disk in bytes; default: as large as what is below */
   readonly diskSize?: number;
-  readonly kernel: string;
+  /** default: what the boot loader on the disk would boot, looked up at each start */
+  readonly kernel?: string;
   readonly initrd?: string;
+  /** default: that of the boot loader, with the VM's console */
   readonly cmdline?: string;
   /** bytes; default 512 MiB */
   readonly memory?: number;
@@ -46,7 +48,7 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
         ...(vm.user !== undefined && { user: vm.user }),
       },
       boot: {
-        kernel: resolve(vm.kernel),
+        ...(vm.kernel !== undefined && { kernel: resolve(vm.kernel) }),
         ...(vm.initrd !== undefined && { initrd: resolve(vm.initrd) }),
         ...(vm.cmdline !== undefined && { cmdline: vm.cmdline }),
       },

@@ -45,7 +45,8 @@ export const vmSettings = v.strictObject({
     balloon: v.optional(v.boolean(), true),
   }),
   boot: v.strictObject({
-    kernel: text,
+    /** none: what the boot loader on the first disk would boot */
+    kernel: v.optional(text),
     initrd: v.optional(text),
     cmdline: v.optional(text),
   }),

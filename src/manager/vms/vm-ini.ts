@@ -26,9 +26,13 @@ const VM: readonly Field[] = [
   field('balloon', 'switch', 'whether the host can take memory back: yes or no'),
 ];
 const BOOT: readonly Field[] = [
-  field('kernel', 'text', "bzImage or vmlinux; paths begin at the VM's folder"),
-  field('initrd', 'text', 'initial RAM disk'),
-  field('cmdline', 'text', 'kernel command line'),
+  field(
+    'kernel',
+    'text',
+    "bzImage or vmlinux, from the VM's folder on; none: what the boot loader on the first disk would boot",
+  ),
+  field('initrd', 'text', 'initial RAM disk; none: that of the boot loader'),
+  field('cmdline', 'text', 'kernel command line; none: that of the boot loader'),
 ];
 const DISK: readonly Field[] = [
   field('file', 'text', 'disk image'),

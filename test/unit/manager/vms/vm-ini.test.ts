@@ -74,7 +74,7 @@ describe('a mistake is told with its line', () => {
       '[vm]\nmemroy = 1G\n[boot]\nkernel=k\n',
       /^vm\.ini:2: there is no 'memroy'; there are image, user, memory/,
     ],
-    ['[vm]\n[boot]\ninitrd = i\n', /^vm\.ini:2: \[boot\] lacks 'kernel'/],
+    ['[vm]\n[boot]\n[disk.0]\nformat = raw\n', /^vm\.ini:3: \[disk\.0\] lacks 'file'/],
     [`${MINIMUM}[disk.26]\nfile = x\n`, /^vm\.ini:4: there is no such section/],
     [`${MINIMUM}[disk.0]\nfile = x\nformat = vmdk\n`, /^vm\.ini:6: 'format': /],
     ['memory = 1G\n[vm]\n[boot]\nkernel=k\n', /^vm\.ini:1: 'memory' is in no section/],
