@@ -10,6 +10,7 @@ import { addImage } from './image/image.ts';
 import { packageVersion } from '../manager/package-version.ts';
 import { addRun } from './run.ts';
 import { addVersion } from './version.ts';
+import { addVmnetSwitch } from './vmnet-switch.ts';
 import { exampleHelp } from './verb.ts';
 import { addConsole } from './vm/console.ts';
 import { addCreateVm } from './vm/create.ts';
@@ -81,6 +82,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
   addImage(program, done);
   addDoctor(program, done);
   addVersion(program, done);
+  addVmnetSwitch(program, done);
   try {
     await program.parseAsync(args, { from: 'user' });
     return { code, debug };
