@@ -13,6 +13,7 @@ import type {
 import { parseBalloon, parseDisk, parsePort, parseShare, parseVsock } from './device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
+import { parseForward, type PortForward } from '../net/forward.ts';
 import { networksOf, parseNet, type NetChoice } from './net-options.ts';
 import { parseSize } from '../manager/sizes.ts';
 import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
@@ -29,6 +30,8 @@ type RunFlags = {
   readonly transport?: NonNullable<VmOptions['transport']>;
   readonly console?: NonNullable<VmOptions['console']>;
   readonly net?: readonly NetChoice[];
+  readonly publish?: readonly PortForward[];
+  readonly hostAccess?: true;
   readonly port?: readonly PortOptions[];
   readonly vsock?: VsockOptions;
   readonly share?: readonly ShareOptions[];
@@ -50,6 +53,8 @@ const EXAMPLES = [
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --cmdline "root=LABEL=root console=ttyS0"',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk overlay.qcow2,format=qcow2',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --share .:/mnt/src --share /data:/data:ro',
+  'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --net user -p 2222:22 -p 0:80',
+  'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --net vmnet=lan,name=web,uplink',
   'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
 ];
 
@@ -87,13 +92,22 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...(flags.transport !== undefined && { transport: flags.transport }),
     ...(flags.disk !== undefined && { disks: flags.disk }),
     ...(flags.console !== undefined && { console: flags.console }),
-    ...(flags.net !== undefined && { networks: networksOf(flags.net) }),
+    ...networksFlag(flags),
     ...(flags.port !== undefined && { ports: flags.port }),
     ...(flags.vsock !== undefined && { vsock: flags.vsock }),
     ...(flags.share !== undefined && { shares: flags.share }),
     ...(flags.rng !== undefined && { rng: flags.rng }),
     ...(flags.balloon !== undefined && { balloon: flags.balloon === true ? {} : flags.balloon }),
   };
+}
+
+function networksFlag({ net, publish, hostAccess }: RunFlags): Pick<VmOptions, 'networks'> {
+  const settings = {
+    ...(publish !== undefined && { forwards: publish }),
+    ...(hostAccess !== undefined && { hostAccess }),
+  };
+  const networks = networksOf(net ?? [], settings);
+  return net === undefined ? {} : { networks };
 }
 
 async function startVm(options: VmOptions): Promise<RunningVm> {
@@ -135,9 +149,20 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     )
     .option(
       '--net <kind>',
-      'network card: none, tap[=NAME][,bridge=NAME][,queues=N], or stream=SOCKET; each with ' +
+      'network card: none, user, vmnet=NETWORK[,name=HOST][,uplink=on|off], tap[=NAME][,bridge=NAME][,queues=N], ' +
+        'or stream=SOCKET; each with ' +
         '[,mac=ADDRESS][,mtu=BYTES][,bps=SIZE][,pps=N][,link=on|off]; may be given again',
       listOf(parseNet),
+    )
+    .option(
+      '-p, --publish <ports>',
+      'port of this host that leads to one of the guest, over --net user: [ADDR:]HOST:GUEST[/udp], ranges too; ' +
+        'HOST 0 takes a free one, ADDR is 127.0.0.1 unless given; may be given again',
+      listOf(parseForward),
+    )
+    .option(
+      '--host-access',
+      "the guest reaches what listens on this host's loopback, at the address of its gateway",
     )
     .option(
       '--port <name=path>',

@@ -1,3 +1,5 @@
+import type { PortForward } from '../net/forward.ts';
+
 /** What every network card of a VM has, whatever it is connected to. */
 export type CardOptions = {
   /** such as `52:54:00:12:34:56`; default: made of {@link VmOptions.identity} */
@@ -29,7 +31,30 @@ export type StreamNetworkOptions = CardOptions & {
   readonly mtu?: number;
 };
 
-export type NetworkOptions = TapNetworkOptions | StreamNetworkOptions;
+/** The host's network through passt, without privileges. A VM has one such card at most. */
+export type UserNetworkOptions = CardOptions & {
+  readonly kind: 'user';
+  /** in bytes; default 65520, the most that there is */
+  readonly mtu?: number;
+  /** ports of the host that lead to the guest */
+  readonly forwards?: readonly PortForward[];
+  /** whether the guest reaches what listens on the host's loopback, at its gateway's address; default false */
+  readonly hostAccess?: boolean;
+};
+
+/** A network of VMs of this user: its switch, a process of its own, is started by the first one. */
+export type VmnetNetworkOptions = CardOptions & {
+  readonly kind: 'vmnet';
+  /** 1 to 32 lower-case letters, digits and dashes */
+  readonly network: string;
+  /** what the VM is called there, as {@link network}; default: what the guest calls itself by DHCP */
+  readonly name?: string;
+  /** in bytes; default: the guest is told nothing, and takes 1500 */
+  readonly mtu?: number;
+};
+
+export type NetworkOptions =
+  TapNetworkOptions | StreamNetworkOptions | UserNetworkOptions | VmnetNetworkOptions;
 
 /** Frames and bytes (without what virtio puts before a frame) of one pair of queues since the VM was started. */
 export type QueueTraffic = {
@@ -55,4 +80,6 @@ export type NetworkCard = {
   /** whether frames come and go: the cable is plugged in, and there is something at its other end */
   readonly link: boolean;
   readonly queues: readonly QueueTraffic[];
+  /** ports of the host that lead to the guest, with those that were chosen */
+  readonly forwards: readonly PortForward[];
 };

@@ -6,7 +6,10 @@ import type { RateLimits } from '../devices/rate-limit.ts';
 import { connectUnix } from '../kvm/unix-socket.ts';
 import type { NetBackend } from '../net/backend.ts';
 import { StreamBackend } from '../net/stream.ts';
+import type { PortForward } from '../net/forward.ts';
 import { TapBackend } from '../net/tap.ts';
+import { openUserNetwork } from '../net/user-network.ts';
+import { openVmnet } from '../net/vmnet-network.ts';
 import type { CardOptions, NetworkCard, NetworkOptions } from './network-types.ts';
 import type { VmOptions } from './types.ts';
 
@@ -18,6 +21,7 @@ type Card = {
   readonly options: NetworkOptions;
   readonly backend: NetBackend;
   readonly mac: Uint8Array;
+  readonly forwards: readonly PortForward[];
   /** whether the cable is plugged in; kept over reboots of the guest */
   plugged: boolean;
 };
@@ -38,10 +42,10 @@ export class Networks {
     try {
       for (const [index, network] of options.networks.entries()) {
         const mac = network.mac === undefined ? macAddressFor(identity, index) : parseMacAddress(network.mac);
-        const backend = await openBackend(network, options.log);
+        const { backend, forwards = [] } = await openBackend(network, mac, options);
         const plugged = network.link ?? true;
         if (!plugged) backend.setCarrier?.(false);
-        cards.push({ options: network, backend, mac, plugged });
+        cards.push({ options: network, backend, mac, forwards, plugged });
       }
       return new Networks(cards);
     } catch (error) {
@@ -55,11 +59,12 @@ export class Networks {
   }
 
   get cards(): readonly NetworkCard[] {
-    return this.#cards.map(({ backend, mac, plugged }) => ({
+    return this.#cards.map(({ backend, mac, forwards, plugged }) => ({
       name: backend.name,
       mac: formatMacAddress(mac),
       link: plugged && backend.link,
       queues: backend.ports.map(({ counters }) => counters),
+      forwards,
     }));
   }
 
@@ -103,18 +108,29 @@ function limitsOf({ rate }: CardOptions): RateLimits | undefined {
   };
 }
 
-async function openBackend(options: NetworkOptions, log: (line: string) => void): Promise<NetBackend> {
+async function openBackend(
+  options: NetworkOptions,
+  mac: Uint8Array,
+  { networks, log }: NetworksOptions,
+): Promise<{ readonly backend: NetBackend; readonly forwards?: readonly PortForward[] }> {
   switch (options.kind) {
     case 'tap':
-      return new TapBackend({ ...options, log });
+      return { backend: new TapBackend({ ...options, log }) };
     case 'stream': {
       const { path, mtu } = options;
-      return StreamBackend.open({
-        name: `stream ${path}`,
-        connect: () => connectUnix(path),
-        log,
-        ...(mtu !== undefined && { mtu }),
-      });
+      const name = `stream ${path}`;
+      const connect = (): number => connectUnix(path);
+      return { backend: await StreamBackend.open({ name, connect, log, ...(mtu !== undefined && { mtu }) }) };
+    }
+    case 'user':
+      if (networks.filter(({ kind }) => kind === 'user').length > 1) {
+        throw new RangeError('a VM has one network card of the kind user at most');
+      }
+      return openUserNetwork({ ...options, name: 'network user', log });
+    case 'vmnet': {
+      // A guest that reaches the world by another card asks for its names here too.
+      const uplink = networks.some(({ kind }) => kind !== 'vmnet');
+      return { backend: await openVmnet({ ...options, mac: formatMacAddress(mac), uplink, log }) };
     }
   }
 }

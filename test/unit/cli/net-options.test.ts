@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { UsageError } from '../../../src/cli/errors.ts';
+import { parseForward } from '../../../src/net/forward.ts';
 import { networksOf, parseNet } from '../../../src/cli/net-options.ts';
 
 describe('--net', () => {
@@ -11,6 +12,9 @@ describe('--net', () => {
       'tap=tap0,bridge=br0,queues=4,mtu=9000,mac=52:54:00:12:34:56',
       { kind: 'tap', tap: 'tap0', bridge: 'br0', queues: 4, mtu: 9000, mac: '52:54:00:12:34:56' },
     ],
+    ['user,mtu=1500', { kind: 'user', mtu: 1500 }],
+    ['vmnet=lan', { kind: 'vmnet', network: 'lan' }],
+    ['vmnet=lan,name=web,uplink=off', { kind: 'vmnet', network: 'lan', name: 'web' }],
     ['stream=/run/a,,b.sock,link=off', { kind: 'stream', path: '/run/a,b.sock', link: false }],
     [
       'tap,bps=10M,pps=1000',
@@ -35,6 +39,11 @@ describe('--net', () => {
     ['tap,queues=17', /queues: .*1 to 16/],
     ['tap,que=2', /no setting here/],
     ['tap,mtu=1500,mtu=1500', /twice/],
+    ['user=x', /takes no name/],
+    ['vmnet', /vmnet=NAME/],
+    ['vmnet=Lan', /no name of a network/],
+    [`vmnet=${'a'.repeat(33)}`, /no name of a network/],
+    ['vmnet=lan,name=a.b', /no host's name/],
     ['stream', /stream=SOCKET/],
     ['stream=a.sock,queues=2', /no setting here/],
   ])("refuses '%s'", (text, message) => {
@@ -45,5 +54,33 @@ describe('--net', () => {
     expect(networksOf(['none'])).toEqual([]);
     expect(networksOf([{ kind: 'tap' }, { kind: 'tap' }])).toHaveLength(2);
     expect(() => networksOf(['none', { kind: 'tap' }])).toThrow(UsageError);
+  });
+
+  test('takes a network of VMs with an uplink as two cards', () => {
+    expect(networksOf([parseNet('vmnet=lan,uplink')])).toEqual([
+      { kind: 'vmnet', network: 'lan' },
+      { kind: 'user' },
+    ]);
+  });
+
+  test('gives forwards and access to the host to the card on the user network', () => {
+    const forwards = [parseForward('8080:80')];
+    expect(networksOf([{ kind: 'tap' }, { kind: 'user' }], { forwards, hostAccess: true })).toEqual([
+      { kind: 'tap' },
+      { kind: 'user', forwards, hostAccess: true },
+    ]);
+    expect(() => networksOf([{ kind: 'tap' }], { forwards })).toThrow(
+      '--publish needs a card on the user network',
+    );
+    expect(() => networksOf([], { hostAccess: true })).toThrow(
+      '--host-access needs a card on the user network',
+    );
+    expect(() => networksOf([{ kind: 'user' }], { forwards: [...forwards, ...forwards] })).toThrow(
+      'forwarded twice',
+    );
+  });
+
+  test('takes one card on the user network at most', () => {
+    expect(() => networksOf([{ kind: 'user' }, parseNet('vmnet=lan,uplink')])).toThrow(UsageError);
   });
 });
