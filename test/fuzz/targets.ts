@@ -9,6 +9,7 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   console: async () => (await import('./targets/console.ts')).consoleTarget,
   net: async () => (await import('./targets/net.ts')).netTarget,
   boot: async () => (await import('./targets/boot.ts')).bootTarget,
+  vsock: async () => (await import('./targets/vsock.ts')).vsockTarget,
   qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
   guestfs: async () => (await import('./targets/guestfs.ts')).guestfsTarget,
 };
