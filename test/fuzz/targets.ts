@@ -12,6 +12,7 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   vsock: async () => (await import('./targets/vsock.ts')).vsockTarget,
   qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
   guestfs: async () => (await import('./targets/guestfs.ts')).guestfsTarget,
+  vmnet: async () => (await import('./targets/vmnet.ts')).vmnetTarget,
 };
 
 export const availableTargets = Object.keys(TARGETS);

@@ -13,6 +13,8 @@ export type DebianOptions = {
   /** names the run's files; one VM of that name at a time */
   readonly name: string;
   readonly console?: 'serial' | 'hvc0';
+  /** what runs tsvm, such as `ip netns exec NAME` */
+  readonly through?: readonly string[];
   /** more arguments of `tsvm run` */
   readonly args?: readonly string[];
   /** for the whole run */
@@ -47,6 +49,7 @@ export class DebianGuest {
     const console = options.console ?? 'serial';
     const base = join(host.scratch, options.name);
     const argv = [
+      ...(options.through ?? []),
       ...['node', TSVM, 'run', '--kernel', system.kernel, '--initrd', system.initrd, '--mem', '1G'],
       ...['--cmdline', `${system.cmdline} console=${console === 'serial' ? 'ttyS0' : 'hvc0'}`],
       ...['--disk', options.disk, '--console', console, '--port', `${AGENT_PORT}=${base}.sock`],

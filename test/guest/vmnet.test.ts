@@ -1,0 +1,4 @@
+import { vmnetChecks } from './vmnet-checks.ts';
+
+// The full amount is in test/soak.
+vmnetChecks(8 * 1024 ** 2);
