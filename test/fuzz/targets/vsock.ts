@@ -62,6 +62,7 @@ class Case {
         if (random.oneIn(32)) await this.#pause();
         else if (random.oneIn(48)) await this.#move();
         else if (random.oneIn(48)) await this.#start();
+        else if (this.#hostile && random.oneIn(24)) await this.#flood();
         else if (random.oneIn(2)) this.#hostActs();
         else this.#driver();
         await this.#settle();
@@ -177,7 +178,7 @@ class Case {
   #sendData(socket: SocketModel): void {
     const random = this.#random;
     if ((socket.shutdown & SHUTDOWN.send) !== 0 || (socket.heardShutdown & SHUTDOWN.receive) !== 0) return;
-    if (random.oneIn(this.#hostile ? 2 : 8)) {
+    if (random.oneIn(8)) {
       this.#sendStill(socket);
       return;
     }
@@ -188,7 +189,7 @@ class Case {
   /** Much data at once; a hostile guest does not ask whether there is room. */
   #sendStill(socket: SocketModel): void {
     const { ram } = this.#harness;
-    const pieces = this.#random.between(2, 7);
+    const pieces = this.#random.between(4, 7);
     const length = pieces * STILL.size;
     if (length > socket.credit && !this.#hostile) return;
     const program = this.#host.find(socket.hostPort, socket.guestPort);
@@ -205,6 +206,16 @@ class Case {
     if (!isTooMuch || socket.spoiled) return;
     socket.spoiled = true;
     this.#overrun.push(program);
+  }
+
+  /** Sends more than there is room for to a program that takes nothing meanwhile. */
+  async #flood(): Promise<void> {
+    const socket = this.#sockets.find(({ state, shutdown }) => state === 'open' && shutdown === 0);
+    for (let left = 8; left > 0 && socket?.state === 'open' && !this.#harness.spoiled; left--) {
+      this.#sendStill(socket);
+      await this.#settle();
+      this.#check();
+    }
   }
 
   /** Takes data out of its room. */
