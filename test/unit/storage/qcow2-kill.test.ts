@@ -3,6 +3,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { afterAll, expect, test } from 'vitest';
 import { IoRing } from '../../../src/kvm/io-ring.ts';
 import { whileLocked } from '../../../src/storage/file-lock.ts';
@@ -94,5 +95,6 @@ test(`${count} kills lose nothing that was flushed, and leave no error`, { timeo
     await checkImage(file, { repair: 'leaks' });
     expect(await checkImage(file)).toMatchObject({ errors: 0, leaks: 0 });
     file.close();
+    rmSync(path);
   }
 });
