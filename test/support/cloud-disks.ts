@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Random } from '../fuzz/random.ts';
-import { makeDisk, makeExt, makeFat, type PartitionPlan, type Tree } from './storage/guest-image.ts';
+import { makeDisk, makeExt, makeFat, makeXfs, type PartitionPlan, type Tree } from './storage/guest-image.ts';
 
 export const ROOT_TYPE = '4f68bce3-e8cd-4db1-96e7-fbcaf984b709';
 export const BOOT_TYPE = 'bc13c2ff-59e6-4262-a352-b275fd6f7172';
@@ -38,6 +38,12 @@ export class CloudDisks {
     const image = join(this.folder, `${this.#count++}.ext`);
     await makeExt(image, tree, { uuid, size: 8, ...(label !== undefined && { label }) });
     return { image, size: 8, type: uuid === BOOT_UUID ? BOOT_TYPE : ROOT_TYPE };
+  }
+
+  async xfs(tree: Tree, uuid: string): Promise<PartitionPlan> {
+    const image = join(this.folder, `${this.#count++}.xfs`);
+    await makeXfs(image, tree, { uuid, size: 32 });
+    return { image, size: 32, type: uuid === BOOT_UUID ? BOOT_TYPE : ROOT_TYPE };
   }
 
   async esp(tree: Tree): Promise<PartitionPlan> {

@@ -12,6 +12,7 @@ import { PathWalker, type GuestFs } from './guest-fs.ts';
 import { identify, type VolumeKind } from './identify.ts';
 import { readPartitions } from './partition-table.ts';
 import type { Partition, PartitionTable } from './partition.ts';
+import { openXfs } from './xfs/xfs.ts';
 import { DiskReader, limitedReader, slice, type ByteReader } from './reader.ts';
 
 /** Some 16 GiB in large pieces, or ten seconds of small reads. */
@@ -66,7 +67,7 @@ async function openVolume(volume: ByteReader, content: VolumeKind): Promise<Gues
     case 'vfat':
       return new PathWalker(await openFat(volume));
     case 'xfs':
-      throw unsupported('XFS is not read');
+      return new PathWalker(await openXfs(volume));
     case 'other':
       throw unsupported(`${content.name} is not read`);
     case 'empty':

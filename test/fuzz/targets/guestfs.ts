@@ -12,14 +12,14 @@ import type { GuestFs } from '../../../src/storage/guest-fs/guest-fs.ts';
 import { slice, type ByteReader } from '../../../src/storage/guest-fs/reader.ts';
 import { fakeKernel, grubEnv, kernelsIn, mkconfig, ROOT_UUID } from '../../support/cloud-disks.ts';
 import { diskTool } from '../../support/storage/disk-tools.ts';
-import { makeDisk, makeExt, makeFat, type Tree } from '../../support/storage/guest-image.ts';
+import { makeDisk, makeExt, makeFat, makeXfs, type Tree } from '../../support/storage/guest-image.ts';
 import type { FuzzTarget } from '../engine.ts';
 import type { Random } from '../random.ts';
 
 /** Another number here makes the images anew. */
-const VERSION = 1;
+const VERSION = 2;
 const READ_LIMIT = 20_000;
-const MAX_FILES = 60;
+const MAX_FILES = 25;
 const LARGEST_READ = 100_000;
 
 const TREE: Tree = {
@@ -67,6 +67,10 @@ async function makeImages(folder: string): Promise<void> {
   await fat('fat12.raw', 12, 2);
   await fat('fat16.raw', 16, 8, ['-s', '1']);
   await fat('fat32.raw', 32, 34, ['-s', '1']);
+  const xfs = (name: string, args: readonly string[]): Promise<void> =>
+    makeXfs(file(name), { ...TREE, ...MANY, vmlinuz: { link: 'boot/vmlinuz-6.1.0-1' } }, { size: 24, args });
+  await xfs('xfs.raw', ['-b', 'size=1024']);
+  await xfs('xfs-v4.raw', ['-m', 'crc=0']);
   await makeDisk(file('gpt.raw'), 'gpt', [
     { image: file('ext4.raw'), size: 4, uuid: ROOT_UUID },
     { image: file('fat12.raw'), size: 2, type: 'uefi' },
@@ -80,7 +84,20 @@ async function makeImages(folder: string): Promise<void> {
   ]);
 }
 
-const NAMES = ['ext4', 'inline', 'ext2', 'meta-bg', 'journal', 'fat12', 'fat16', 'fat32', 'gpt', 'mbr'];
+const NAMES = [
+  'ext4',
+  'inline',
+  'ext2',
+  'meta-bg',
+  'journal',
+  'fat12',
+  'fat16',
+  'fat32',
+  'xfs',
+  'xfs-v4',
+  'gpt',
+  'mbr',
+];
 
 type Sample = {
   readonly bytes: Buffer;

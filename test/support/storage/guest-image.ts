@@ -6,12 +6,14 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
+  readlinkSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { diskTool } from './disk-tools.ts';
 
 const MIB = 2 ** 20;
@@ -93,6 +95,38 @@ export async function makeFat(path: string, tree: Tree, options: FatOptions = {}
     writeTree(folder, tree);
     const tops = [...new Set(Object.keys(tree).map((name) => join(folder, name.split('/')[0]!)))];
     if (tops.length > 0) await diskTool('mtools', ['-c', 'mcopy', '-s', '-i', path, ...tops, '::']);
+  });
+}
+
+export type XfsOptions = {
+  /** in MiB; default 64 */
+  readonly size?: number;
+  readonly uuid?: string;
+  readonly args?: readonly string[];
+};
+
+export async function makeXfs(path: string, tree: Tree, options: XfsOptions = {}): Promise<void> {
+  const { size = 64, uuid, args = [] } = options;
+  newFile(path, size * MIB);
+  await withFolder(async (folder) => {
+    writeTree(folder, tree);
+    const prototype = join(folder, '..', `${basename(folder)}.prototype`);
+    writeFileSync(prototype, ['unused', '0 0', 'd--755 0 0', ...prototypeOf(folder), '$', ''].join('\n'));
+    const id = uuid === undefined ? [] : ['-m', `uuid=${uuid}`];
+    // Smaller than what mkfs.xfs takes for useful
+    await diskTool('mkfs.xfs', ['-q', '-f', '--unsupported', ...id, ...args, '-p', prototype, path]).finally(
+      () => rmSync(prototype),
+    );
+  });
+}
+
+/** The files of a folder, as mkfs.xfs(8) takes them; their names have no spaces. */
+function prototypeOf(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) return [`${entry.name} d--755 0 0`, ...prototypeOf(path), '$'];
+    if (entry.isSymbolicLink()) return [`${entry.name} l--777 0 0 ${readlinkSync(path)}`];
+    return [`${entry.name} ---644 0 0 ${path}`];
   });
 }
 

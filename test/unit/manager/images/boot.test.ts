@@ -182,8 +182,9 @@ configfile $prefix/grub.cfg
     env: Record<string, string>,
     root = 'LVM2 001',
     at = 536,
+    make: 'ext' | 'xfs' = 'ext',
   ): Promise<string> {
-    const boot = await disks.ext(
+    const boot = await disks[make](
       { 'grub2/grub.cfg': CONFIG, 'grub2/grubenv': grubEnv(env), ...files(options) },
       BOOT_UUID,
     );
@@ -208,6 +209,13 @@ configfile $prefix/grub.cfg
       commandLine: 'root=/dev/mapper/rl-root ro rd.lvm.lv=rl/root skew_tick=1',
     });
     expect(boot.notes).toEqual(['partition 3 is not read: LVM']);
+  });
+
+  test('as on Rocky and Alma 9: from an XFS', async () => {
+    const boot = await bootOf(await disk('$kernelopts', {}, 'LVM2 001', 536, 'xfs'));
+    expect(boot.kernel).toMatchObject({ path: `/vmlinuz-${NEWER}`, partition: 2, fsUuid: BOOT_UUID });
+    expect(await contentOf(boot.kernel)).toEqual(fakeKernel(NEWER));
+    expect(await contentOf(boot.initrds[0]!)).toEqual(fakeInitrd(NEWER));
   });
 
   test('the entry that was saved, by its id', async () => {
