@@ -2,14 +2,14 @@ import { execa } from 'execa';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { cacheRoot, temporaryName } from '../../images/debian/cache.ts';
 
 /** A guest program, built from the folder of its name beside this file. */
 export type GuestProgram = {
   /** ELF file with a PVH note, loaded at 1 MiB */
   readonly elf: string;
-  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it. Not all have it */
+  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it */
   readonly firmware: string;
 };
 
@@ -38,26 +38,29 @@ const LINKER_FLAGS = [
   '-Wl,-z,max-page-size=4096',
 ];
 const FIRMWARE = 'firmware.S';
+/** what all programs have: the way in, the board, virtio's transports and queues */
+const SHARED = join(import.meta.dirname, 'machine');
+
+async function list(folder: string): Promise<string[]> {
+  return (await readdir(folder)).sort().map((file) => join(folder, file));
+}
 
 /** Builds the program, unless it has been built from the same sources already. @throws what the compiler says */
 export async function buildGuestProgram(name: string): Promise<GuestProgram> {
-  const folder = join(import.meta.dirname, name);
-  const files = (await readdir(folder)).sort();
+  const files = (await Promise.all([SHARED, join(import.meta.dirname, name)].map(list))).flat();
   const hash = createHash('sha256').update(JSON.stringify([COMPILER_FLAGS, LINKER_FLAGS]));
-  for (const file of files) hash.update(`\0${file}\0`).update(await readFile(join(folder, file)));
+  for (const file of files) hash.update(`\0${basename(file)}\0`).update(await readFile(file));
   const built = join(cacheRoot(), 'guests', `${name}-${hash.digest('hex').slice(0, 16)}`);
   if (!existsSync(built)) {
     const scratch = temporaryName(built);
     await mkdir(scratch, { recursive: true });
     try {
-      const run = execa({ cwd: folder });
-      const sources = files.filter((file) => /\.[cS]$/.test(file) && file !== FIRMWARE);
-      await run`cc ${COMPILER_FLAGS} ${LINKER_FLAGS} -o ${join(scratch, 'program.elf')} ${sources}`;
-      if (files.includes(FIRMWARE)) {
-        const object = join(scratch, 'firmware.o');
-        await run`cc -c -o ${object} ${FIRMWARE}`;
-        await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
-      }
+      const run = execa({ cwd: SHARED });
+      const sources = files.filter((file) => /\.[cS]$/.test(file) && basename(file) !== FIRMWARE);
+      await run`cc ${COMPILER_FLAGS} -I${SHARED} ${LINKER_FLAGS} -o ${join(scratch, 'program.elf')} ${sources}`;
+      const object = join(scratch, 'firmware.o');
+      await run`cc -c -o ${object} ${FIRMWARE}`;
+      await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
       await rename(scratch, built).catch((error: unknown) => {
         // Another process was faster with the same.
         if (!existsSync(built)) throw error;

@@ -17,7 +17,7 @@ static uintptr_t allocate(const disk_options *options, uintptr_t *at, uint64_t s
 }
 
 void disk_start(disk *d, const disk_options *options) {
-  d->features = virtio_start(&d->device, &d->queue, options->features | F_SEG_MAX, options->queue_size);
+  d->features = virtio_start(&d->device, &d->queue, 1, options->features | F_SEG_MAX, options->queue_size);
   uintptr_t capacity = d->device.config + CONFIG_CAPACITY;
   d->capacity = (mmio_read32(capacity) | (uint64_t)mmio_read32(capacity + 4) << 32) * SECTOR;
   d->indirect = d->features & F_INDIRECT_DESC;

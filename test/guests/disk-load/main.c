@@ -14,34 +14,10 @@
 #include "cmdline.h"
 #include "console.h"
 #include "machine.h"
+#include "start_info.h"
 #include "workload.h"
 
-// struct hvm_start_info and its memory map (Xen, include/public/arch-x86/hvm/start_info.h)
-typedef struct {
-  uint32_t magic, version, flags, module_count;
-  uint64_t modules, cmdline, rsdp, memory_map;
-  uint32_t memory_map_entries, reserved;
-} start_info;
-
-typedef struct {
-  uint64_t address, size;
-  uint32_t type, reserved;
-} memory_map_entry;
-
-enum { START_INFO_MAGIC = 0x336ec578, USABLE = 1, MAX_BUFFER = 1 << 20 };
-
-extern uint8_t image_end[];
-
-// End of the RAM that the image lies in.
-static uintptr_t memory_end(const start_info *info) {
-  const memory_map_entry *entry = (const memory_map_entry *)info->memory_map;
-  for (uint32_t i = 0; i < info->memory_map_entries; i++, entry++) {
-    uintptr_t end = entry->address + entry->size;
-    if (entry->type == USABLE && entry->address <= (uintptr_t)image_end && end > (uintptr_t)image_end)
-      return end < UINT32_MAX ? end : UINT32_MAX;
-  }
-  machine_fail("the memory map does not have the program's memory");
-}
+enum { MAX_BUFFER = 1 << 20 };
 
 static void parse_operation(const char **at, workload *load) {
   load->random = skip(at, "rand");
@@ -85,7 +61,7 @@ static void start(disk *d, const start_info *info, uint16_t count, uint32_t buff
       .count = count,
       .buffer = buffer,
       .memory = (uintptr_t)image_end,
-      .memory_end = memory_end(info),
+      .memory_end = start_info_memory_end(info),
   };
   uint16_t size = options.queue_size;
   if (size == 0 || size > QUEUE_LIMIT || size & (size - 1)) machine_fail("queue= is a power of two up to 1024");
@@ -96,13 +72,13 @@ static void start(disk *d, const start_info *info, uint16_t count, uint32_t buff
 _Noreturn void guest_main(const start_info *info);
 _Noreturn void guest_main(const start_info *info) {
   static disk d;
-  if (info->magic != START_INFO_MAGIC) machine_fail("no PVH start info");
-  const char *line = (const char *)info->cmdline;
+  const char *line = start_info_cmdline(info);
   clock_init(number_of(line, "tsc_khz", 0));
 
   const char *at = line;
   unsigned index = (unsigned)number_of(line, "disk", 0);
-  bool found = next_value(&at, "virtio_mmio.device") ? mmio_find(&d.device, line, index) : pci_find(&d.device, index);
+  bool found = next_value(&at, "virtio_mmio.device") ? mmio_find(&d.device, line, DEVICE_BLOCK, index)
+                                                      : pci_find(&d.device, DEVICE_BLOCK, index);
   if (!found) machine_fail("no virtio disk was found");
   start(&d, info, 1, BLOCK);
   print("disk transport=");

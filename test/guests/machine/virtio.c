@@ -2,7 +2,7 @@
 
 #include "machine.h"
 
-static uint8_t rings[3][16 * QUEUE_LIMIT + 4096] __attribute__((aligned(4096)));
+static uint8_t rings[QUEUES][3][16 * QUEUE_LIMIT + 4096] __attribute__((aligned(4096)));
 
 enum { NO_NOTIFY = 1, NO_INTERRUPT = 1 };
 
@@ -11,8 +11,28 @@ void virtio_reset(device *d) {
   while (d->via->status(d)) pause();
 }
 
+static void queue_setup(device *d, queue *q, uint16_t index, uint16_t size, bool event_idx) {
+  uint16_t limit = d->via->queue_limit(d, index);
+  if (limit == 0) machine_fail("the device lacks a queue");
+  if (size > limit) size = limit;
+  uint8_t(*areas)[sizeof rings[0][0]] = rings[index];
+  *q = (queue){
+      .device = d,
+      .index = index,
+      .size = size,
+      .event_idx = event_idx,
+      .descriptors = (descriptor *)areas[0],
+      .available = (volatile available_ring *)areas[1],
+      .used = (volatile used_ring *)areas[2],
+  };
+  q->available->flags = NO_INTERRUPT;
+  // used_event: an index that is never reached, see queue_take
+  q->available->ring[size] = 0x8000;
+  q->notify = d->via->queue_enable(d, size, areas[0], areas[1], areas[2]);
+}
+
 // VIRTIO 1.2, 3.1.1 "Driver Requirements: Device Initialization"
-uint64_t virtio_start(device *d, queue *q, uint64_t wanted, uint16_t size) {
+uint64_t virtio_start(device *d, queue *q, uint16_t count, uint64_t wanted, uint16_t size) {
   virtio_reset(d);
   d->via->set_status(d, STATUS_ACKNOWLEDGE);
   d->via->set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER);
@@ -22,22 +42,8 @@ uint64_t virtio_start(device *d, queue *q, uint64_t wanted, uint16_t size) {
   d->via->set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
   if (!(d->via->status(d) & STATUS_FEATURES_OK)) machine_fail("the device refuses the features it offers");
 
-  uint16_t limit = d->via->queue_limit(d);
-  if (limit == 0) machine_fail("the device has no queue");
-  if (size > limit) size = limit;
   memset(rings, 0, sizeof rings);
-  *q = (queue){
-      .device = d,
-      .size = size,
-      .event_idx = features & F_EVENT_IDX,
-      .descriptors = (descriptor *)rings[0],
-      .available = (volatile available_ring *)rings[1],
-      .used = (volatile used_ring *)rings[2],
-  };
-  q->available->flags = NO_INTERRUPT;
-  // used_event: an index that is never reached, see queue_take
-  q->available->ring[size] = 0x8000;
-  d->via->queue_enable(d, size, rings[0], rings[1], rings[2]);
+  for (uint16_t i = 0; i < count; i++) queue_setup(d, &q[i], i, size, features & F_EVENT_IDX);
   d->via->set_status(d, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
   return features;
 }
@@ -63,9 +69,9 @@ void queue_publish(queue *q) {
   if (!wanted) return;
   q->notifications++;
   if (q->device->notify_wide)
-    mmio_write32(q->device->notify, 0);
+    mmio_write32(q->notify, q->index);
   else
-    mmio_write16(q->device->notify, 0);
+    mmio_write16(q->notify, q->index);
 }
 
 bool queue_take(queue *q, uint16_t *head, uint32_t *length) {

@@ -17,7 +17,7 @@ enum {
 #define F_EVENT_IDX FEATURE(29)
 #define F_VERSION_1 FEATURE(32)
 
-enum { DEVICE_BLOCK = 2, QUEUE_LIMIT = 1024 };
+enum { DEVICE_NET = 1, DEVICE_BLOCK = 2, QUEUE_LIMIT = 1024, QUEUES = 2 };
 
 typedef struct {
   uint64_t address;
@@ -52,9 +52,11 @@ typedef struct {
   void (*set_status)(device *, uint8_t);
   uint64_t (*features)(device *);
   void (*accept)(device *, uint64_t features);
-  // Selects queue 0 and returns its largest size.
-  uint16_t (*queue_limit)(device *);
-  void (*queue_enable)(device *, uint16_t size, const void *descriptors, const void *driver, const void *device_area);
+  // Selects a queue and returns its largest size.
+  uint16_t (*queue_limit)(device *, uint16_t index);
+  // The selected queue; returns where it is notified.
+  uintptr_t (*queue_enable)(device *, uint16_t size, const void *descriptors, const void *driver,
+                            const void *device_area);
 } transport;
 
 struct device {
@@ -63,20 +65,22 @@ struct device {
   uintptr_t registers;
   // device configuration space
   uintptr_t config;
-  // where queue 0 is notified: 32 bits over MMIO, 16 bits over PCI
+  // where queues are notified: all in one place over MMIO by 32 bits, each in its own over PCI by 16 bits
   uintptr_t notify;
   uint32_t notify_multiplier;
   bool notify_wide;
 };
 
-// Finds the block device number `index` (from 0) at the addresses that `virtio_mmio.device=` gives.
-bool mmio_find(device *, const char *cmdline, unsigned index);
+// Finds the device of a kind, number `index` (from 0), at the addresses that `virtio_mmio.device=` gives.
+bool mmio_find(device *, const char *cmdline, unsigned kind, unsigned index);
 // The same on PCI bus 0. BARs that have no address get one.
-bool pci_find(device *, unsigned index);
+bool pci_find(device *, unsigned kind, unsigned index);
 
 typedef struct {
   device *device;
+  uint16_t index;
   uint16_t size;
+  uintptr_t notify;
   bool event_idx;
   descriptor *descriptors;
   volatile available_ring *available;
@@ -89,9 +93,9 @@ typedef struct {
   uint64_t notifications;
 } queue;
 
-// Resets the device, negotiates VERSION_1 and those of `wanted` it offers, sets up queue 0 with at most `size`
-// descriptors and without interrupts. Returns the features agreed on.
-uint64_t virtio_start(device *, queue *, uint64_t wanted, uint16_t size);
+// Resets the device, negotiates VERSION_1 and those of `wanted` it offers, sets up its first `count` queues with at most
+// `size` descriptors each and without interrupts. Returns the features agreed on.
+uint64_t virtio_start(device *, queue *, uint16_t count, uint64_t wanted, uint16_t size);
 void virtio_reset(device *);
 
 // Puts a chain in line; queue_publish shows all of them to the device at once and notifies it if it wants that.

@@ -43,8 +43,8 @@ static void accept(device *d, uint64_t value) {
   }
 }
 
-static uint16_t queue_limit(device *d) {
-  mmio_write32(d->registers + QUEUE_SELECT, 0);
+static uint16_t queue_limit(device *d, uint16_t index) {
+  mmio_write32(d->registers + QUEUE_SELECT, index);
   return (uint16_t)mmio_read32(d->registers + QUEUE_LIMIT_REGISTER);
 }
 
@@ -53,25 +53,27 @@ static void write_address(device *d, uintptr_t at, const void *address) {
   mmio_write32(d->registers + at + 4, (uint32_t)((uintptr_t)address >> 32));
 }
 
-static void queue_enable(device *d, uint16_t size, const void *descriptors, const void *driver, const void *used) {
+static uintptr_t queue_enable(device *d, uint16_t size, const void *descriptors, const void *driver,
+                              const void *used) {
   mmio_write32(d->registers + QUEUE_SIZE, size);
   write_address(d, QUEUE_DESCRIPTORS, descriptors);
   write_address(d, QUEUE_DRIVER, driver);
   write_address(d, QUEUE_DEVICE, used);
   mmio_write32(d->registers + QUEUE_READY, 1);
+  return d->notify;
 }
 
 static const transport mmio = {"mmio", status, set_status, features, accept, queue_limit, queue_enable};
 
 // `virtio_mmio.device=SIZE@ADDRESS[:IRQ]`, as Linux has it
-bool mmio_find(device *d, const char *cmdline, unsigned index) {
+bool mmio_find(device *d, const char *cmdline, unsigned kind, unsigned index) {
   const char *value;
   while ((value = next_value(&cmdline, "virtio_mmio.device"))) {
     parse_number(&value);
     if (!skip(&value, "@")) machine_fail("virtio_mmio.device= has no address");
     uintptr_t base = parse_number(&value);
     if (mmio_read32(base + MAGIC) != 0x74726976 || mmio_read32(base + VERSION) != 2) continue;
-    if (mmio_read32(base + DEVICE_ID) != DEVICE_BLOCK || index-- > 0) continue;
+    if (mmio_read32(base + DEVICE_ID) != kind || index-- > 0) continue;
     *d = (device){
         .via = &mmio,
         .registers = base,

@@ -92,8 +92,8 @@ static void accept(device *d, uint64_t value) {
   }
 }
 
-static uint16_t queue_limit(device *d) {
-  mmio_write16(d->registers + QUEUE_SELECT, 0);
+static uint16_t queue_limit(device *d, uint16_t index) {
+  mmio_write16(d->registers + QUEUE_SELECT, index);
   return mmio_read16(d->registers + QUEUE_SIZE);
 }
 
@@ -102,13 +102,14 @@ static void write_address(device *d, uintptr_t at, const void *address) {
   mmio_write32(d->registers + at + 4, (uint32_t)((uintptr_t)address >> 32));
 }
 
-static void queue_enable(device *d, uint16_t size, const void *descriptors, const void *driver, const void *used) {
+static uintptr_t queue_enable(device *d, uint16_t size, const void *descriptors, const void *driver,
+                              const void *used) {
   mmio_write16(d->registers + QUEUE_SIZE, size);
   write_address(d, QUEUE_DESCRIPTORS, descriptors);
   write_address(d, QUEUE_DRIVER, driver);
   write_address(d, QUEUE_DEVICE, used);
-  d->notify += mmio_read16(d->registers + QUEUE_NOTIFY_OFF) * d->notify_multiplier;
   mmio_write16(d->registers + QUEUE_ENABLE, 1);
+  return d->notify + mmio_read16(d->registers + QUEUE_NOTIFY_OFF) * d->notify_multiplier;
 }
 
 static const transport pci = {"pci", status, set_status, features, accept, queue_limit, queue_enable};
@@ -141,7 +142,7 @@ static device open_function(unsigned function) {
   return d;
 }
 
-bool pci_find(device *d, unsigned index) {
+bool pci_find(device *d, unsigned kind, unsigned index) {
   for (unsigned slot = 0; slot < 32; slot++) {
     unsigned functions = 1;
     for (unsigned f = 0; f < functions; f++) {
@@ -149,7 +150,7 @@ bool pci_find(device *d, unsigned index) {
       uint32_t id = config_read(function, ID);
       if (id == 0xffffffff) continue;
       if (f == 0 && config_read(function, HEADER_TYPE) & 0x800000) functions = 8;
-      if (id != (VENDOR_VIRTIO | (uint32_t)(MODERN_DEVICE + DEVICE_BLOCK) << 16) || index-- > 0) continue;
+      if (id != (VENDOR_VIRTIO | (uint32_t)(MODERN_DEVICE + kind) << 16) || index-- > 0) continue;
       *d = open_function(function);
       return true;
     }
