@@ -1,7 +1,7 @@
 /** Images of files that the user has. */
 import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { copyFile, open, rm, stat, type FileHandle } from 'node:fs/promises';
+import { copyFile, open, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 
 import { nextData, nextHole } from '../../kvm/host-file.ts';
@@ -68,6 +68,8 @@ export async function importImage(
       const add = async (from: string, as: string, onProgress?: (share: number) => void): Promise<string> => {
         const to = join(folder, `${as}.part`);
         await copySparse(from, to, onProgress);
+        // Disks end with a sector.
+        if (as === DISK_NAME.raw) await truncate(to, Math.ceil((await stat(to)).size / SECTOR) * SECTOR);
         files.push({ from: to, name: as });
         return to;
       };
@@ -175,8 +177,7 @@ async function copyData(
   onProgress: ((share: number) => void) | undefined,
 ): Promise<void> {
   const { size } = await source.stat();
-  // Disks end with a sector.
-  await target.truncate(Math.ceil(size / SECTOR) * SECTOR);
+  await target.truncate(size);
   const buffer = Buffer.alloc(PIECE);
   for (let at = 0; at < size;) {
     const start = nextData(source.fd, at);

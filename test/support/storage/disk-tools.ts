@@ -9,6 +9,7 @@ const PACKAGES = {
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
   'mkfs.vfat': 'dosfstools',
+  'fsck.fat': 'dosfstools',
   mtools: 'mtools',
   sfdisk: 'fdisk',
   'mkfs.xfs': 'xfsprogs',
