@@ -10,11 +10,17 @@ import type {
   ShareOptions,
   VsockOptions,
 } from '../vmm/types.ts';
-import { parseBalloon, parseDisk, parsePort, parseShare, parseVsock } from './device-options.ts';
+import {
+  parseBalloon,
+  parseDisk,
+  parsePort,
+  parseShare,
+  parseVsock,
+} from '../manager/options/device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
 import { parseForward, type PortForward } from '../net/forward.ts';
-import { networksOf, parseNet, type NetChoice } from './net-options.ts';
+import { networksOf, parseNet, type NetChoice } from '../manager/options/net-options.ts';
 import { parseSize } from '../manager/sizes.ts';
 import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
 

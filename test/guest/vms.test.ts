@@ -59,7 +59,20 @@ describe('two Debians at once, from one compressed base', () => {
   beforeAll(async () => {
     sum = await sumOf(base);
     for (const name of NAMES)
-      await ok('create', base, name, '--format', 'qcow2', '--mem', '1G', '--disk', '8G', '--start');
+      await ok(
+        'create',
+        base,
+        name,
+        '--format',
+        'qcow2',
+        '--mem',
+        '1G',
+        '--disk',
+        '8G',
+        '--net',
+        'none',
+        '--start',
+      );
   }, BOOT_LIMIT_MS);
 
   it(

@@ -24,6 +24,7 @@ async function make(name: string, temporary = false): Promise<Vm> {
     disk: { path, format: 'raw' },
     kernel: elf,
     memory: 2 ** 25,
+    networks: ['none'],
   });
 }
 

@@ -42,7 +42,7 @@ export class VmHome {
   /** Makes a VM of the guest that echoes what is typed (test/guests/echo). */
   async create(name: string): Promise<void> {
     const { elf } = await buildGuestProgram('echo');
-    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M');
+    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M', '--net', 'none');
   }
 
   /** What `tsvm list` says of a VM. */

@@ -2,6 +2,9 @@ import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
 import { type Command, Option } from 'commander';
 import { MAX_VCPUS } from '../../boot/layout.ts';
+import { parseForward } from '../../net/forward.ts';
+import { parseShare } from '../../manager/options/device-options.ts';
+import { parseNet } from '../../manager/options/net-options.ts';
 import type { ManagerPaths } from '../../manager/paths.ts';
 import { parseSize } from '../../manager/sizes.ts';
 import type { NewVm } from '../../manager/vms/create.ts';
@@ -22,6 +25,9 @@ type CreateFlags = {
   readonly cpus?: number;
   readonly disk?: number;
   readonly user?: string;
+  readonly net?: readonly string[];
+  readonly publish?: readonly string[];
+  readonly share?: readonly string[];
   readonly start?: true;
 };
 
@@ -53,6 +59,21 @@ export function addCreateVm(program: Command, done: Done): void {
     .option('--cpus <n>', `virtual CPUs, 1 to ${MAX_VCPUS} (default: 1)`, wholeNumber(1, MAX_VCPUS))
     .option('--disk <size>', 'size of its disk (default: that of the image)', diskSize)
     .option('--user <name>', 'who logs in')
+    .option(
+      '--net <kind>',
+      'network card, as for `tsvm run`; may be given again (default: user)',
+      listOf(parseNet),
+    )
+    .option(
+      '-p, --publish <ports>',
+      'port of this host that leads to one of the guest, as for `tsvm run`',
+      listOf(parseForward),
+    )
+    .option(
+      '--share <folders>',
+      'folder of this host, mounted in the guest, as for `tsvm run`',
+      listOf(parseShare),
+    )
     .option('--start', 'start it at once')
     .addHelpText('after', HELP)
     .action(async (image: string, given: string | undefined, flags: CreateFlags) => {
@@ -71,6 +92,9 @@ export function addCreateVm(program: Command, done: Done): void {
           ...(flags.cpus !== undefined && { cpus: flags.cpus }),
           ...(flags.disk !== undefined && { diskSize: flags.disk }),
           ...(flags.user !== undefined && { user: flags.user }),
+          ...(flags.net !== undefined && { networks: flags.net }),
+          ...(flags.publish !== undefined && { publish: flags.publish }),
+          ...(flags.share !== undefined && { shares: flags.share }),
         });
       if (isPath(image))
         await make({ disk: { path: image, format: flags.format ?? 'raw' }, image: basename(image) });
@@ -81,6 +105,17 @@ export function addCreateVm(program: Command, done: Done): void {
       }
       done(EXIT.ok);
     });
+}
+
+/** Arguments that are kept as they are, once they make sense. */
+function listOf(
+  parse: (text: string) => unknown,
+): (text: string, previous: readonly string[] | undefined) => string[] {
+  const one = argument(parse);
+  return (text, previous = []) => {
+    one(text);
+    return [...previous, text];
+  };
 }
 
 type Base = Omit<NewVm, 'name'>;

@@ -12,6 +12,8 @@ const DEFAULT_PATIENCE_MS = 180_000;
 export type MountOptions = {
   /** takes one line for each folder that is not mounted, with the command to type */
   readonly log: (line: string) => void;
+  /** the one who talks to the guest's agent; default: the port is opened for this, and let go of again */
+  readonly agent?: AgentClient;
   /** milliseconds after which a guest whose agent has not come up is told of; default 180 000 */
   readonly patience?: number;
 };
@@ -91,7 +93,9 @@ class Mounter {
       this.#served = false;
       return;
     }
-    if (this.#served || this.#busy || this.#port.isOpen) return;
+    if (this.#served || this.#busy) return;
+    // Somebody else has it.
+    if (this.#options.agent === undefined && this.#port.isOpen) return;
     this.#busy = true;
     this.#mount()
       .catch((error: unknown) => this.#failed(error instanceof Error ? error.message : String(error)))
@@ -99,10 +103,15 @@ class Mounter {
   }
 
   async #mount(): Promise<void> {
-    const { signal } = this.#stopped;
     this.#served = true;
     clearTimeout(this.#patience);
+    if (this.#options.agent !== undefined) return this.#mountBy(this.#options.agent);
     await using agent = new AgentClient(this.#port.open());
+    await this.#mountBy(agent);
+  }
+
+  async #mountBy(agent: AgentClient): Promise<void> {
+    const { signal } = this.#stopped;
     await agent.waitUntilReady({ timeout: READY_LIMIT_MS, signal });
     for (const share of this.#shares) {
       const mode = share.readOnly === true ? 'ro' : 'rw';

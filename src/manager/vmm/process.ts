@@ -1,6 +1,6 @@
 /** The process of one running VM: started detached by a command, it lives until the VM ends. */
 import { mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { lockOpenFile } from '../../storage/file-lock.ts';
 import { startVm } from '../../vmm/vm.ts';
 import type { RunningVm, VmExit } from '../../vmm/types.ts';
@@ -8,6 +8,7 @@ import { AgentClient } from '../agent/client.ts';
 import { ControlServer } from '../control/server.ts';
 import type { ControlledVm } from '../control/routes.ts';
 import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
+import { mountShares } from '../shares/mount.ts';
 import { packageVersion } from '../package-version.ts';
 import { parseVmIni } from '../vms/vm-ini.ts';
 import { VM_INI } from '../vms/files.ts';
@@ -50,6 +51,7 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
     const boot = await bootFilesOf(settings);
     for (const note of boot.notes) log(note);
     const options = vmOptionsOf(settings, boot, {
+      name: basename(folder),
       port: { name: AGENT_PORT, path: join('run', AGENT_SOCKET) },
       log,
     });
@@ -67,6 +69,7 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
       options.cpus ?? 1,
       options.kernel,
     );
+    mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
     ready();
@@ -102,7 +105,7 @@ class VmProcess implements ControlledVm {
     kernel: string,
   ) {
     this.vm = vm;
-    const name = folder.split('/').at(-1) ?? folder;
+    const name = basename(folder);
     this.#about = { name, pid: process.pid, startedAt, memory, cpus, kernel, version: packageVersion() };
     process.on('SIGTERM', () => this.stop(this.#state === 'stopping' ? 'force' : 'request'));
     process.on('SIGINT', () => this.stop('force'));

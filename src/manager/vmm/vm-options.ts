@@ -1,10 +1,15 @@
 import type { PortOptions, VmOptions } from '../../vmm/types.ts';
 import type { BootFiles } from './boot-files.ts';
+import { parseForward } from '../../net/forward.ts';
+import { parseShare } from '../options/device-options.ts';
+import { networksOf, parseNet } from '../options/net-options.ts';
 import { execPorts } from './exec-slots.ts';
 import type { VmSettings } from '../vms/settings.ts';
 
 /** What a VM's process adds to its settings. */
 export type ProcessOptions = {
+  /** of the VM; its MAC addresses are made of it */
+  readonly name: string;
   /** for the guest agent */
   readonly port: PortOptions;
   readonly log: (line: string) => void;
@@ -12,9 +17,9 @@ export type ProcessOptions = {
 
 /** Options of a VM by its settings; paths stay relative to its folder. */
 export function vmOptionsOf(
-  { vm, disks }: VmSettings,
+  { vm, disks, network, shares }: VmSettings,
   boot: BootFiles,
-  { port, log }: ProcessOptions,
+  { name, port, log }: ProcessOptions,
 ): VmOptions {
   return {
     kernel: boot.kernel,
@@ -26,6 +31,12 @@ export function vmOptionsOf(
     console: vm.console,
     transport: vm.transport,
     rng: true,
+    identity: name,
+    networks: networksOf(network.cards.map(parseNet), {
+      forwards: network.publish.map(parseForward),
+      ...(network.hostAccess && { hostAccess: true }),
+    }),
+    ...(shares.length > 0 && { shares: shares.map(parseShare) }),
     ...(vm.balloon && { balloon: {} }),
     ports: [port, ...execPorts],
     disks: disks.map(({ file, format, readOnly, cache, trustBacking, serial }) => ({

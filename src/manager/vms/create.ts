@@ -1,6 +1,9 @@
-import { join, resolve } from 'node:path';
+import { isAbsolute, join, resolve } from 'node:path';
+import { parseForward } from '../../net/forward.ts';
 import { createOverlay } from '../../storage/tools.ts';
 import type { DiskFormat } from '../../storage/open.ts';
+import { parseShare } from '../options/device-options.ts';
+import { networksOf, parseNet } from '../options/net-options.ts';
 import type { VmStore } from './store.ts';
 
 const ROOT_DISK = 'root.qcow2';
@@ -24,6 +27,12 @@ export type NewVm = {
   /** what it is made from, for people */
   readonly image?: string;
   readonly user?: string;
+  /** network cards, as `tsvm run --net` has them; default `user` */
+  readonly networks?: readonly string[];
+  /** ports of the host, as `tsvm run --publish` has them */
+  readonly publish?: readonly string[];
+  /** folders of the host, as `tsvm run --share` has them; those of the host from this process's working directory on */
+  readonly shares?: readonly string[];
 };
 
 /**
@@ -31,6 +40,13 @@ export type NewVm = {
  * @throws VmNameError, VmStoreError (EEXIST), StorageError; nothing is left then
  */
 export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
+  const { networks = ['user'], publish = [], shares = [] } = vm;
+  // Wrong ones are told before anything is made.
+  networksOf(networks.map(parseNet), { forwards: publish.map(parseForward) });
+  const absolute = shares.map((share) => {
+    const { path } = parseShare(share);
+    return isAbsolute(path) ? share : join(process.cwd(), share);
+  });
   await store.create(vm.name, async (folder) => {
     await createOverlay(
       join(folder, ROOT_DISK),
@@ -53,6 +69,8 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
         ...(vm.cmdline !== undefined && { cmdline: vm.cmdline }),
       },
       disks: [{ file: ROOT_DISK, format: 'qcow2', trustBacking: true, readOnly: false, cache: 'writeback' }],
+      network: { cards: [...networks], publish: [...publish], hostAccess: false },
+      shares: absolute,
     };
   });
 }

@@ -51,6 +51,15 @@ export const vmSettings = v.strictObject({
     cmdline: v.optional(text),
   }),
   disks: v.array(diskSettings),
+  network: v.strictObject({
+    /** as `tsvm run --net` has them */
+    cards: v.optional(v.array(text), []),
+    /** as `tsvm run --publish` has them */
+    publish: v.optional(v.array(text), []),
+    hostAccess: v.optional(v.boolean(), false),
+  }),
+  /** as `tsvm run --share` has them */
+  shares: v.array(text),
 });
 export type VmSettings = v.InferOutput<typeof vmSettings>;
 export type VmSettingsInput = v.InferInput<typeof vmSettings>;

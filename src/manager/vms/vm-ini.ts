@@ -1,11 +1,15 @@
 /** `vm.ini`: all settings of a VM, to be read and written by hand too. */
 import { safe } from 'ini';
 import * as v from 'valibot';
+import { parseForward } from '../../net/forward.ts';
+import { parseShare } from '../options/device-options.ts';
+import { parseNet } from '../options/net-options.ts';
 import { parseSize } from '../sizes.ts';
 import { IniError, parseIni, type IniSection } from '../ini.ts';
 import { vmSettings, type VmSettings } from './settings.ts';
 
 type Kind = 'text' | 'size' | 'whole' | 'switch';
+type List = { readonly prefix: string; readonly about: string };
 type Field = { readonly key: string; readonly property: string; readonly kind: Kind; readonly about: string };
 
 const field = (key: string, kind: Kind, about: string): Field => ({
@@ -43,6 +47,22 @@ const DISK: readonly Field[] = [
   field('serial', 'text', 'what the guest sees as its serial number'),
 ];
 
+const NETWORK: readonly Field[] = [
+  field('host-access', 'switch', "whether the guest reaches what listens on this host's loopback"),
+];
+/** Of lists: keys are numbers, or a word and a number. */
+const CARD = {
+  prefix: 'card.',
+  about: 'network cards card.0, card.1, …: user, vmnet=NETWORK, tap=NAME, none; as `--net`',
+};
+const PUBLISH = {
+  prefix: 'publish.',
+  about: 'ports of this host publish.0, …: [ADDR:]HOST:GUEST[/udp]; as `--publish`',
+};
+const SHARE = { prefix: 'share.', about: 'folders of this host share.0, …: HOST:GUEST[:ro]; as `--share`' };
+const SECTIONS = ['vm', 'boot', 'network', 'shares'];
+const LISTED = /^(0|[1-9]\d?)$/;
+
 const MIB = 2 ** 20;
 
 /** @throws IniError naming file, line and what is wrong */
@@ -52,8 +72,9 @@ export function parseVmIni(text: string, path: string): VmSettings {
   const disks = sections.filter((each) => diskNumber(each.name) >= 0);
   disks.sort((a, b) => diskNumber(a.name) - diskNumber(b.name));
   for (const each of sections) {
-    if (each.name === 'vm' || each.name === 'boot' || disks.includes(each)) continue;
-    if (each.name !== '') throw each.error('there is no such section; there are vm, boot, disk.0 to disk.25');
+    if (SECTIONS.includes(each.name) || disks.includes(each)) continue;
+    if (each.name !== '')
+      throw each.error(`there is no such section; there are ${SECTIONS.join(', ')}, disk.0 to disk.25`);
     const [first] = each.values.keys();
     if (first !== undefined) throw each.error(`'${first}' is in no section`, first);
   }
@@ -61,6 +82,12 @@ export function parseVmIni(text: string, path: string): VmSettings {
     vm: read(find('vm'), VM),
     boot: read(find('boot'), BOOT),
     disks: disks.map((each) => read(each, DISK)),
+    network: {
+      ...read(find('network'), NETWORK, [CARD, PUBLISH]),
+      cards: list(find('network'), CARD, parseNet),
+      publish: list(find('network'), PUBLISH, parseForward),
+    },
+    shares: sharesOf(find('shares')),
   });
   if (result.success) return result.output;
   throw errorOf(result.issues[0], path, (top, index) => (top === 'disks' ? disks[index] : find(top)));
@@ -71,9 +98,36 @@ function diskNumber(section: string): number {
   return match === null ? -1 : Number(match[1]);
 }
 
-function read(section: IniSection | undefined, fields: readonly Field[]): Record<string, unknown> {
+function sharesOf(section: IniSection | undefined): string[] {
+  read(section, [], [SHARE]);
+  return list(section, SHARE, parseShare);
+}
+
+/** Values of a list, in the order of their numbers; each has to be what `check` takes. */
+function list(section: IniSection | undefined, { prefix }: List, check: (text: string) => unknown): string[] {
+  const entries = [...(section?.values ?? [])].filter(([key]) => isListed(key, prefix));
+  entries.sort(([a], [b]) => Number(a.slice(prefix.length)) - Number(b.slice(prefix.length)));
+  for (const [key, value] of entries) {
+    try {
+      check(value);
+    } catch (error) {
+      throw section!.error(`'${key}': ${error instanceof Error ? error.message : 'wrong'}`, key);
+    }
+  }
+  return entries.map(([, value]) => value);
+}
+
+const isListed = (key: string, prefix: string): boolean =>
+  key.startsWith(prefix) && LISTED.test(key.slice(prefix.length));
+
+function read(
+  section: IniSection | undefined,
+  fields: readonly Field[],
+  lists: readonly List[] = [],
+): Record<string, unknown> {
   const values: Record<string, unknown> = {};
   for (const [key, value] of section?.values ?? []) {
+    if (lists.some(({ prefix }) => isListed(key, prefix))) continue;
     const found = fields.find((each) => each.key === key);
     if (found === undefined)
       throw section!.error(
@@ -98,7 +152,7 @@ function errorOf(
   const [top, second] = (issue.path ?? []).map(({ key }) => key);
   const last = issue.path?.at(-1)?.key;
   const section = sectionOf(String(top), Number(second));
-  const key = [...VM, ...BOOT, ...DISK].find(({ property }) => property === last)?.key ?? '';
+  const key = [...VM, ...BOOT, ...DISK, ...NETWORK].find(({ property }) => property === last)?.key ?? '';
   const name = section?.name ?? String(top);
   if (issue.received === 'undefined') {
     const message = `[${name}] lacks '${key}'`;
@@ -130,6 +184,13 @@ export function formatVmIni(settings: VmSettings, name: string): string {
     section('vm', VM, settings.vm),
     section('boot', BOOT, settings.boot),
     ...settings.disks.map((disk, i) => section(`disk.${i}`, DISK, disk)),
+    [
+      section('network', NETWORK, settings.network).trimEnd(),
+      ...listLines(CARD, settings.network.cards),
+      ...listLines(PUBLISH, settings.network.publish),
+      '',
+    ].join('\n'),
+    ['[shares]', ...listLines(SHARE, settings.shares), ''].join('\n'),
   ];
   return [`; The settings of the VM "${name}": they hold from its next start on.`, '', ...sections, ''].join(
     '\n',
@@ -143,6 +204,11 @@ function section(name: string, fields: readonly Field[], values: Readonly<Record
     return [head, value === undefined ? `;${each.key} =` : `${each.key} = ${safe(textOf(each.kind, value))}`];
   });
   return [`[${name}]`, ...lines, ''].join('\n');
+}
+
+function listLines({ prefix, about }: List, values: readonly string[]): string[] {
+  const lines = values.map((value, i) => `${prefix}${i} = ${safe(value)}`);
+  return [`; ${about}`, ...(lines.length === 0 ? [`;${prefix}0 =`] : lines)];
 }
 
 function textOf(kind: Kind, value: unknown): string {

@@ -1,5 +1,5 @@
 /** A program that has disks open as a VM has them: arguments as of `tsvm run --disk`, until standard input ends. */
-import { parseDisk } from '../../../src/cli/device-options.ts';
+import { parseDisk } from '../../../src/manager/options/device-options.ts';
 import { Peripherals } from '../../../src/vmm/peripherals.ts';
 
 const disks = process.argv.slice(2).map(parseDisk);

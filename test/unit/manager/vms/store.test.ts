@@ -10,6 +10,8 @@ const SETTINGS: VmSettings = {
   vm: { memory: 2 ** 26, cpus: 1, console: 'serial', transport: 'pci', balloon: true },
   boot: { kernel: 'k' },
   disks: [],
+  network: { cards: [], publish: [], hostAccess: false },
+  shares: [],
 };
 
 let folder: string;

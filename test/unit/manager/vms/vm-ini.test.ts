@@ -32,6 +32,12 @@ const SETTINGS: VmSettings = {
     },
     { file: '/data/second.raw', format: 'raw', trustBacking: false, readOnly: true, cache: 'writeback' },
   ],
+  network: {
+    cards: ['user,mtu=1500', 'vmnet=lan,name=web'],
+    publish: ['8080:80', '[::1]:0:53/udp'],
+    hostAccess: true,
+  },
+  shares: ['/src:/mnt/src:ro'],
 };
 
 const MINIMUM = '[vm]\n[boot]\nkernel = k\n';
@@ -55,6 +61,8 @@ test('what is not given has its default', () => {
     vm: { memory: 512 * MIB, cpus: 1, console: 'serial', transport: 'pci', balloon: true },
     boot: { kernel: 'k' },
     disks: [],
+    network: { cards: [], publish: [], hostAccess: false },
+    shares: [],
   });
 });
 
@@ -77,6 +85,13 @@ describe('a mistake is told with its line', () => {
     ['[vm]\n[boot]\n[disk.0]\nformat = raw\n', /^vm\.ini:3: \[disk\.0\] lacks 'file'/],
     [`${MINIMUM}[disk.26]\nfile = x\n`, /^vm\.ini:4: there is no such section/],
     [`${MINIMUM}[disk.0]\nfile = x\nformat = vmdk\n`, /^vm\.ini:6: 'format': /],
+    [
+      `${MINIMUM}[network]\ncard.0 = user\ncard.1 = wlan\n`,
+      /^vm\.ini:6: 'card.1': 'wlan' is no kind of network/,
+    ],
+    [`${MINIMUM}[network]\npublish.0 = 99999:1\n`, /^vm\.ini:5: 'publish.0': /],
+    [`${MINIMUM}[network]\ncard.x = user\n`, /^vm\.ini:5: there is no 'card.x'/],
+    [`${MINIMUM}[shares]\nshare.0 = src\n`, /^vm\.ini:5: 'share.0': /],
     ['memory = 1G\n[vm]\n[boot]\nkernel=k\n', /^vm\.ini:1: 'memory' is in no section/],
     ['[vm]\nuser = "root; rm"\n[boot]\nkernel=k\n', /^vm\.ini:2: 'user': is no user name/],
   ])('%j', (text, message) => {

@@ -1,5 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { parseBalloon, parseDisk, parsePort, parseVsock } from '../../../src/cli/device-options.ts';
+import {
+  parseBalloon,
+  parseDisk,
+  parsePort,
+  parseVsock,
+} from '../../../../src/manager/options/device-options.ts';
 
 describe('a disk on the command line', () => {
   it('is a raw file where nothing else is said', () => {

@@ -1,9 +1,15 @@
 /** Arguments of `tsvm run` that describe devices: `FILE,key=value,flag`. */
 import { closest, distance } from 'fastest-levenshtein';
 
-import { MAX_GUEST_CID, MIN_GUEST_CID } from '../devices/vsock/protocol.ts';
-import type { BalloonOptions, DiskOptions, PortOptions, ShareOptions, VsockOptions } from '../vmm/types.ts';
-import { parseSize } from '../manager/sizes.ts';
+import { MAX_GUEST_CID, MIN_GUEST_CID } from '../../devices/vsock/protocol.ts';
+import type {
+  BalloonOptions,
+  DiskOptions,
+  PortOptions,
+  ShareOptions,
+  VsockOptions,
+} from '../../vmm/types.ts';
+import { parseSize } from '../sizes.ts';
 
 /** What VIRTIO_BLK_T_GET_ID has room for (VIRTIO 1.2, 5.2.6). */
 const SERIAL_LIMIT = 20;

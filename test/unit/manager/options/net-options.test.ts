@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { UsageError } from '../../../src/cli/errors.ts';
-import { parseForward } from '../../../src/net/forward.ts';
-import { networksOf, parseNet } from '../../../src/cli/net-options.ts';
+import { OptionError } from '../../../../src/manager/options/option-error.ts';
+import { parseForward } from '../../../../src/net/forward.ts';
+import { networksOf, parseNet } from '../../../../src/manager/options/net-options.ts';
 
 describe('--net', () => {
   test.each([
@@ -53,7 +53,7 @@ describe('--net', () => {
   test('takes several cards, or none, but not both', () => {
     expect(networksOf(['none'])).toEqual([]);
     expect(networksOf([{ kind: 'tap' }, { kind: 'tap' }])).toHaveLength(2);
-    expect(() => networksOf(['none', { kind: 'tap' }])).toThrow(UsageError);
+    expect(() => networksOf(['none', { kind: 'tap' }])).toThrow(OptionError);
   });
 
   test('takes a network of VMs with an uplink as two cards', () => {
@@ -81,6 +81,6 @@ describe('--net', () => {
   });
 
   test('takes one card on the user network at most', () => {
-    expect(() => networksOf([{ kind: 'user' }, parseNet('vmnet=lan,uplink')])).toThrow(UsageError);
+    expect(() => networksOf([{ kind: 'user' }, parseNet('vmnet=lan,uplink')])).toThrow(OptionError);
   });
 });

@@ -1,13 +1,13 @@
 /** The argument of `tsvm run --net`: `KIND[=WHAT][,key=value…]`. */
-import { LARGEST_MTU, LEAST_MTU } from '../devices/net/protocol.ts';
-import { formatMacAddress, parseMacAddress } from '../devices/net/mac-address.ts';
-import { findOverlap, type PortForward } from '../net/forward.ts';
-import { hostLabel } from '../net/vmnet/names.ts';
-import { checkVmnetName } from '../net/vmnet/place.ts';
-import type { CardOptions, NetworkOptions, VmnetNetworkOptions } from '../vmm/network-types.ts';
-import { parseSize } from '../manager/sizes.ts';
+import { LARGEST_MTU, LEAST_MTU } from '../../devices/net/protocol.ts';
+import { formatMacAddress, parseMacAddress } from '../../devices/net/mac-address.ts';
+import { findOverlap, type PortForward } from '../../net/forward.ts';
+import { hostLabel } from '../../net/vmnet/names.ts';
+import { checkVmnetName } from '../../net/vmnet/place.ts';
+import type { CardOptions, NetworkOptions, VmnetNetworkOptions } from '../../vmm/network-types.ts';
+import { parseSize } from '../sizes.ts';
 import { count, read, split, switched } from './device-options.ts';
-import { UsageError } from './errors.ts';
+import { OptionError } from './option-error.ts';
 
 /** What IFNAMSIZ leaves room for. */
 const INTERFACE_LIMIT = 15;
@@ -111,7 +111,7 @@ function vmnet(network: string | undefined, words: readonly string[]): NetChoice
   return uplink ? { kind: 'vmnet-uplink', vmnet: options } : options;
 }
 
-/** @throws UsageError for what does not go together */
+/** @throws OptionError for what does not go together */
 export function networksOf(choices: readonly NetChoice[], settings: UserSettings = {}): NetworkOptions[] {
   const networks = choices
     .filter((choice) => choice !== 'none')
@@ -119,16 +119,16 @@ export function networksOf(choices: readonly NetChoice[], settings: UserSettings
       choice.kind === 'vmnet-uplink' ? [choice.vmnet, { kind: 'user' } as const] : [choice],
     );
   if (choices.includes('none') && choices.length > 1)
-    throw new UsageError("--net none does not go together with other --net's");
+    throw new OptionError("--net none does not go together with other --net's");
   const users = networks.filter(({ kind }) => kind === 'user').length;
-  if (users > 1) throw new UsageError('--net user, or an uplink, is wanted once at most');
+  if (users > 1) throw new OptionError('--net user, or an uplink, is wanted once at most');
   const { forwards = [], hostAccess } = settings;
   if (users === 0 && (forwards.length > 0 || hostAccess === true)) {
     const option = forwards.length > 0 ? '--publish' : '--host-access';
-    throw new UsageError(`${option} needs a card on the user network`, 'add --net user');
+    throw new OptionError(`${option} needs a card on the user network`, 'add --net user');
   }
   const overlap = findOverlap(forwards);
-  if (overlap !== undefined) throw new UsageError(overlap);
+  if (overlap !== undefined) throw new OptionError(overlap);
   return networks.map((network) =>
     network.kind !== 'user'
       ? network
