@@ -15,13 +15,21 @@ export type GuestFsCode =
   /** the host cannot read the disk image */
   | 'EIO';
 
-/** Something cannot be read from a guest's disk. The message is one line and names what, within the disk. */
+/** The longest text of a guest in a message, in characters; as much as a path may have */
+const LONGEST = 4096;
+
+/** What a guest has written, in one line that does nothing to a terminal. */
+export function printable(text: string): string {
+  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]/gu, '?').slice(0, LONGEST);
+}
+
+/** Something cannot be read from a guest's disk. The message is one printable line and names what, within the disk. */
 export class GuestFsError extends Error {
   override readonly name = 'GuestFsError';
   readonly code: GuestFsCode;
 
   constructor(code: GuestFsCode, message: string, options?: ErrorOptions) {
-    super(message, options);
+    super(printable(message), options);
     this.code = code;
   }
 }

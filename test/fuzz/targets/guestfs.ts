@@ -195,7 +195,7 @@ function newChecksums(read: (offset: number, target: Uint8Array) => void): { at:
 
 function expectKnown(error: unknown): void {
   if (!(error instanceof GuestFsError || error instanceof NotBootableError)) throw error;
-  if (!/^[^\n]{5,10000}$/u.test(error.message)) throw new Error(`no message for a person: ${error.message}`);
+  if (!/^\P{Cc}{5,10000}$/u.test(error.message)) throw new Error(`no message for a person: ${error.message}`);
 }
 
 async function attempt<T>(what: () => Promise<T>): Promise<T | undefined> {

@@ -5,7 +5,7 @@
 import { recognize } from '../../../boot/recognize.ts';
 import { bytesSource } from '../../../boot/source.ts';
 import { BootError } from '../../../boot/types.ts';
-import { GuestFsError } from '../../../storage/guest-fs/error.ts';
+import { GuestFsError, printable } from '../../../storage/guest-fs/error.ts';
 import type { GuestDisk } from '../../../storage/guest-fs/guest-disk.ts';
 import type { GuestFile } from '../../../storage/guest-fs/guest-fs.ts';
 import type { Partition } from '../../../storage/guest-fs/partition.ts';
@@ -144,11 +144,6 @@ function checkedCommandLine(text: string): string {
   if (printable(text) !== text)
     throw new NotBootableError('EENTRY', 'the command line has control characters in it');
   return text;
-}
-
-/** What a guest has written, in one line for a terminal. */
-function printable(text: string): string {
-  return text.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\ufffd]/gu, '?').slice(0, 2 * COMMAND_LINE_LIMIT);
 }
 
 /** What `root=` means (Linux, init/do_mounts.c), else the one that looks like it. */

@@ -96,6 +96,10 @@ describe('paths', () => {
     await expect(fs.readFile(path, 100)).rejects.toMatchObject({ name: 'GuestFsError', code });
   });
 
+  test('a name with control characters does nothing to a terminal', async () => {
+    await expect(fs.readFile('/etc/\x1b[31m\nx', 100)).rejects.toThrow(/^there is no \/etc\/\?\[31m\?x$/);
+  });
+
   test('a file of more than the limit is not read', async () => {
     await expect(fs.readFile('/etc/passwd', 11)).rejects.toMatchObject({ code: 'ETOOBIG' });
   });
