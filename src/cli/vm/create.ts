@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { type Command, Option } from 'commander';
 import { MAX_VCPUS } from '../../boot/layout.ts';
@@ -28,6 +28,8 @@ type CreateFlags = {
   readonly net?: readonly string[];
   readonly publish?: readonly string[];
   readonly share?: readonly string[];
+  readonly cloudInit?: string;
+  readonly sshKey?: readonly string[];
   readonly start?: true;
 };
 
@@ -41,6 +43,9 @@ const EXAMPLES = [
 const HELP = `
 IMAGE is a name that \`tsvm image ls --all\` shows, and is downloaded where it is not here; or a disk image of yours, by a
 path with a slash in it, whose format is raw unless --format tells. The VM's disk holds only what differs from it.
+
+In a guest with cloud-init, as those of the catalogue are, the VM's name becomes its host's name, and its guest agent is
+installed where it is not there, which needs a network.
 
 Without --kernel the VM boots what the boot loader on its disk would boot, also after the guest has upgraded it.`;
 
@@ -74,6 +79,8 @@ export function addCreateVm(program: Command, done: Done): void {
       'folder of this host, mounted in the guest, as for `tsvm run`',
       listOf(parseShare),
     )
+    .option('--cloud-init <file>', "your file for the guest's cloud-init: #cloud-config, a script, …")
+    .option('--ssh-key <file>', 'public key that may log in by ssh; may be given again', collect)
     .option('--start', 'start it at once')
     .addHelpText('after', HELP)
     .action(async (image: string, given: string | undefined, flags: CreateFlags) => {
@@ -81,10 +88,12 @@ export function addCreateVm(program: Command, done: Done): void {
       const { managerPaths } = await import('../../manager/paths.ts');
       const store = openStore();
       const name = given ?? nameOf(image);
-      const make = (base: Base): Promise<void> =>
+      const asked = seedOf(flags);
+      const make = ({ seed, ...base }: Base): Promise<void> =>
         createVm(store, {
           name,
           ...base,
+          ...((seed !== undefined || asked !== undefined) && { seed: { agent: 'none', ...seed, ...asked } }),
           ...(flags.kernel !== undefined && { kernel: flags.kernel }),
           ...(flags.initrd !== undefined && { initrd: flags.initrd }),
           ...(flags.cmdline !== undefined && { cmdline: flags.cmdline }),
@@ -118,6 +127,28 @@ function listOf(
   };
 }
 
+/** What the user wants cloud-init to know. */
+function seedOf({ cloudInit, sshKey, user }: CreateFlags): NewVm['seed'] {
+  if (cloudInit === undefined && sshKey === undefined) return undefined;
+  return {
+    ...(user !== undefined && { user }),
+    ...(cloudInit !== undefined && { userData: { content: readFileSync(cloudInit), name: cloudInit } }),
+    ...(sshKey !== undefined && { sshKeys: sshKey.flatMap(keysIn) }),
+  };
+}
+
+/** A file like `id_ed25519.pub`, or like authorized_keys. */
+function keysIn(file: string): string[] {
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !line.startsWith('#'));
+}
+
+function collect(value: string, previous: readonly string[] = []): readonly string[] {
+  return [...previous, value];
+}
+
 type Base = Omit<NewVm, 'name'>;
 
 /** Makes a VM on an image of the store, which nobody removes meanwhile. */
@@ -133,7 +164,7 @@ async function onImage(
     ensureImage(paths, name, { onProgress: (progress) => tell(...progressOf(progress)) }),
   );
   await withLock(paths, IMAGES_LOCK, async () => {
-    const { disk, format, kernel, initrd, cmdline, user, name: own } = getImage(paths, id);
+    const { disk, format, kernel, initrd, cmdline, user, agent, name: own } = getImage(paths, id);
     await make({
       disk: { path: disk, format },
       image: own,
@@ -141,6 +172,8 @@ async function onImage(
       ...(initrd !== undefined && { initrd }),
       ...(cmdline !== undefined && { cmdline }),
       ...(user !== undefined && { user }),
+      // Images of the catalogue are made for clouds.
+      seed: { agent: agent === 'included' ? 'start' : 'install' },
     });
   });
 }

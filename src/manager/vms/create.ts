@@ -1,12 +1,23 @@
+import { writeFileSync } from 'node:fs';
 import { isAbsolute, join, resolve } from 'node:path';
 import { parseForward } from '../../net/forward.ts';
 import { createOverlay } from '../../storage/tools.ts';
 import type { DiskFormat } from '../../storage/open.ts';
+import { makeSeed, type SeedOptions } from '../cloud-init/seed.ts';
 import { parseShare } from '../options/device-options.ts';
 import { networksOf, parseNet } from '../options/net-options.ts';
+import type { DiskSettings } from './settings.ts';
 import type { VmStore } from './store.ts';
 
 const ROOT_DISK = 'root.qcow2';
+const SEED_DISK = 'seed.img';
+const SEED: DiskSettings = {
+  file: SEED_DISK,
+  format: 'raw',
+  trustBacking: false,
+  readOnly: true,
+  cache: 'writeback',
+};
 
 /** A VM to be made. */
 export type NewVm = {
@@ -27,6 +38,8 @@ export type NewVm = {
   /** what it is made from, for people */
   readonly image?: string;
   readonly user?: string;
+  /** what cloud-init in the guest is told at its first boot; default: nothing */
+  readonly seed?: Omit<SeedOptions, 'hostname'>;
   /** network cards, as `tsvm run --net` has them; default `user` */
   readonly networks?: readonly string[];
   /** ports of the host, as `tsvm run --publish` has them */
@@ -48,6 +61,10 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
     return isAbsolute(path) ? share : join(process.cwd(), share);
   });
   await store.create(vm.name, async (folder) => {
+    if (vm.seed !== undefined) {
+      const { disk } = makeSeed({ hostname: vm.name, ...vm.seed });
+      writeFileSync(join(folder, SEED_DISK), disk, { mode: 0o600, flush: true });
+    }
     await createOverlay(
       join(folder, ROOT_DISK),
       { name: resolve(vm.disk.path), format: vm.disk.format },
@@ -68,7 +85,10 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
         ...(vm.initrd !== undefined && { initrd: resolve(vm.initrd) }),
         ...(vm.cmdline !== undefined && { cmdline: vm.cmdline }),
       },
-      disks: [{ file: ROOT_DISK, format: 'qcow2', trustBacking: true, readOnly: false, cache: 'writeback' }],
+      disks: [
+        { file: ROOT_DISK, format: 'qcow2', trustBacking: true, readOnly: false, cache: 'writeback' },
+        ...(vm.seed === undefined ? [] : [SEED]),
+      ],
       network: { cards: [...networks], publish: [...publish], hostAccess: false },
       shares: absolute,
     };
