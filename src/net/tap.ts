@@ -35,6 +35,12 @@ const ANY_NAME = 'tsvm%d';
 /** milliseconds between looks for an interface that has gone */
 const RETRY_MS = 1000;
 
+/**
+ * What an interface that was taken away answers: EBADFD, which Node.js has no name for, and a queue that was set aside
+ * EINVAL.
+ */
+const GONE = new Set(['E77', 'ENODEV', 'EINVAL']);
+
 export class TapBackend implements NetBackend {
   /** of the interface */
   readonly tap: string;
@@ -110,8 +116,7 @@ export class TapBackend implements NetBackend {
       request();
     } catch (error) {
       if (!(error instanceof KvmError)) throw error;
-      // EINVAL: a queue that was set aside does not find its interface any more.
-      if (['EBADFD', 'ENODEV', 'EINVAL'].includes(error.code)) this.#lost();
+      if (GONE.has(error.code)) this.#lost();
       else this.#options.log(`${this.name}: ${error.message}`);
     }
   }
