@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "addon.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr uint32_t kMaxCalls = 1024;
 constexpr uint32_t kMaxData = 1 << 20;
+constexpr rlim_t kManyFiles = 1 << 19;
 
 }  // namespace
 
@@ -155,13 +157,16 @@ Napi::Value FileCalls::OpenFolder(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), fd);
 }
 
-// fileLimit(): how many descriptors the process may have.
+// fileLimit(): how many descriptors the process may have, as many as it can get.
 Napi::Value FileCalls::FileLimit(const Napi::CallbackInfo& info) {
   rlimit limit = {};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) ThrowErrno(info.Env(), errno, "getrlimit", "RLIMIT_NOFILE");
-  if (limit.rlim_cur < limit.rlim_max) {
-    const rlimit raised = {limit.rlim_max, limit.rlim_max};
-    if (setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
+  // Above the hard limit is root's alone.
+  for (const rlim_t wanted : {std::max(limit.rlim_max, kManyFiles), limit.rlim_max}) {
+    const rlimit raised = {wanted, wanted};
+    if (limit.rlim_cur >= wanted || setrlimit(RLIMIT_NOFILE, &raised) != 0) continue;
+    limit = raised;
+    break;
   }
   return Napi::Number::New(info.Env(), static_cast<double>(limit.rlim_cur));
 }

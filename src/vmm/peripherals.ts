@@ -2,7 +2,7 @@ import { BalloonDevice } from '../devices/balloon/device.ts';
 import { BlockDevice } from '../devices/block/device.ts';
 import { ConsoleDevice, type ConsolePortOptions, type ConsoleSize } from '../devices/console/device.ts';
 import { FsDevice } from '../devices/fs/device.ts';
-import { SharedFolder } from '../devices/fs/folder.ts';
+import { FileBudget, SharedFolder } from '../devices/fs/folder.ts';
 import { EntropyDevice } from '../devices/rng/device.ts';
 import { VsockDevice } from '../devices/vsock/device.ts';
 import { GuestBuffers } from '../kvm/guest-buffers.ts';
@@ -72,9 +72,9 @@ export class Peripherals {
           path === undefined ? undefined : await PortSocket.listen(path, port, { log: options.log });
         ports.push({ port, socket });
       }
+      const budget = new FileBudget();
       for (const share of shareTags(options.shares)) {
-        const portion = 1 / options.shares.length;
-        shares.push({ share, folder: new SharedFolder({ ...share, portion }) });
+        shares.push({ share, folder: new SharedFolder({ ...share, budget }) });
       }
       if (options.vsock !== undefined) vsock = await VsockHost.listen(options.vsock.path);
       networks = await Networks.open(options);

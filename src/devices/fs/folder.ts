@@ -19,9 +19,33 @@ export type FolderOptions = OwnerOptions & {
   readonly readOnly?: boolean;
   /** default `auto` */
   readonly cache?: FsCache;
-  /** what part of the files that the process may have open it may use, 1 for all; default 1 */
-  readonly portion?: number;
+  /** shared with other folders of the process; default one of its own */
+  readonly budget?: FileBudget;
 };
+
+/** Files that the shared folders of a process may have open at a time: each that a guest knows is one. */
+export class FileBudget {
+  /** set once it is known */
+  limit: number | undefined;
+  readonly #users = new Set<() => number>();
+
+  /** @param limit default: what the process may open, but for some for its other parts */
+  constructor(limit?: number) {
+    this.limit = limit;
+  }
+
+  /** @param count how many files of it somebody has open. Returns what takes that back. */
+  add(count: () => number): () => void {
+    this.#users.add(count);
+    return () => this.#users.delete(count);
+  }
+
+  get exhausted(): boolean {
+    let used = 0;
+    for (const count of this.#users) used += count();
+    return used >= (this.limit ?? 0);
+  }
+}
 
 const TIMEOUTS: Readonly<Record<FsCache, Timeouts>> = {
   none: { entry: 0, attributes: 0, negative: 0 },
@@ -33,6 +57,8 @@ const TIMEOUTS: Readonly<Record<FsCache, Timeouts>> = {
 /** Files of the process that shares have no part in: disks, sockets, vCPUs. */
 const OTHER_FILES = 256;
 const LEAST_FILES = 64;
+/** where the addon's answer has the type of a file system, in words */
+const TYPE_AT = 16;
 
 /** Kinds of file systems (statfs(2)) that answer when some other machine or program does. */
 const SLOW: ReadonlySet<number> = new Set([
@@ -75,16 +101,16 @@ export class SharedFolder {
   readonly slow: boolean;
   /** the process may do what its user may not */
   readonly privileged: boolean;
-  /** files that may be open */
-  readonly files: number;
+  readonly budget: FileBudget;
 
   /** @throws ShareError */
   constructor(options: FolderOptions) {
-    const { path, readOnly = false, cache = 'auto', portion = 1 } = options;
+    const { path, readOnly = false, cache = 'auto', budget = new FileBudget() } = options;
     const identity = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
     this.path = path;
     this.readOnly = readOnly;
     this.cache = cache;
+    this.budget = budget;
     this.owners = new Owners(options, identity);
     this.timeouts = TIMEOUTS[cache];
     this.privileged = identity.uid === 0;
@@ -94,9 +120,9 @@ export class SharedFolder {
       this.fd = calls.openFolder(call, path);
       call.prepare(FILE.fileSystem, this.fd);
       const known = call.run() > 0;
-      const type = known ? call.dataWords[FILE_RESULT_AT / 4 + 16]! : 0;
+      const type = known ? call.dataWords[FILE_RESULT_AT / 4 + TYPE_AT]! : 0;
       this.slow = SLOW.has(type);
-      this.files = Math.max(LEAST_FILES, Math.floor((calls.fileLimit - OTHER_FILES) * portion));
+      budget.limit ??= Math.max(LEAST_FILES, calls.fileLimit - OTHER_FILES);
       if (KERNELS.has(type)) {
         closeSync(this.fd);
         throw new ShareError(path, 'EINVAL', "what is in it are not files but the host's kernel");

@@ -49,6 +49,7 @@ export class FuseServer implements FuseContext, IoOwner {
   /** which mount of the file system this is */
   #mount = 0;
   #told = false;
+  readonly #leaveBudget: () => void;
 
   constructor(options: ServerOptions) {
     const { folder } = options;
@@ -65,6 +66,9 @@ export class FuseServer implements FuseContext, IoOwner {
     first!.prepare(FILE.attributes, folder.fd);
     first!.run();
     this.nodes.setRoot(folder.fd, first!);
+    this.#leaveBudget = folder.budget.add(
+      () => this.nodes.count + this.handles.count + this.#discarded.count,
+    );
     this.#calls.onDone = (index) => {
       if (index === 0) this.#discarded.done();
       else this.#done(this.#requests[index - 1]!);
@@ -107,7 +111,7 @@ export class FuseServer implements FuseContext, IoOwner {
   // ---- what operations work with
 
   mayOpen(): boolean {
-    if (this.nodes.count + this.handles.count + this.#discarded.count < this.folder.files) return true;
+    if (!this.folder.budget.exhausted) return true;
     this.#tellFull();
     return false;
   }
@@ -202,6 +206,7 @@ export class FuseServer implements FuseContext, IoOwner {
     this.#calls.close();
     for (const request of this.#requests) if (request.started) this.#done(request);
     this.#discarded.close();
+    this.#leaveBudget();
   }
 
   #begin(request: FuseRequest, operation: Operation): void {

@@ -1,0 +1,143 @@
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { fetchPackage } from '../../images/debian/packages.ts';
+import type { GuestHost } from '../lab/host.ts';
+import { DebianGuest } from './debian-guest.ts';
+import { openHost } from './support.ts';
+
+// A Debian as it is; gcc, make and git are the host's, by a share of its /usr.
+
+const BOOT_LIMIT_MS = 900_000;
+const STEP_LIMIT_MS = 600_000;
+
+const MAKEFILE = `
+NEWLIB := newlib-salsa/newlib
+SOURCES := $(wildcard $(NEWLIB)/libm/math/*.c $(NEWLIB)/libm/common/*.c)
+libm.a: $(SOURCES:.c=.o)
+\\trm -f $@ && ar rcs $@ $^
+%.o: %.c
+\\tgcc -O1 -w -fno-builtin -nostdinc -isystem $(INCLUDE) -I$(NEWLIB)/libc/include -I$(NEWLIB)/libm/common -c -o $@ $<
+`;
+
+let host: GuestHost;
+let guest: DebianGuest;
+let work: string;
+
+/** Runs a line with the programs of the host's /usr, in the share. */
+const withTools = (line: string): Promise<string> =>
+  guest.say(`chroot /c /usr/bin/env HOME=/root LC_ALL=C sh -c '${line}'`, STEP_LIMIT_MS);
+
+beforeAll(async () => {
+  host = await openHost();
+  const newlib = await fetchPackage('newlib-source');
+  const disk = await host.debianDisk('share.raw');
+  work = join(host.scratch, 'share-work');
+  await host.exec(['mkdir', '-p', work]);
+  await host.exec(`tar -C ${work} -xf ${newlib.root}/usr/src/newlib/newlib-*.tar.xz`, {
+    timeoutMs: STEP_LIMIT_MS,
+  });
+  guest = await DebianGuest.boot(host, {
+    disk,
+    name: 'share',
+    args: ['--share', `${work}:/mnt/work`, '--share', '/usr:/host/usr:ro'],
+  });
+  await guest.agentReady();
+}, BOOT_LIMIT_MS);
+
+afterAll(async () => {
+  await guest.kill();
+  await host.exec(`rm -rf ${host.scratch}/share*`);
+  await host.close();
+});
+
+/** Waits for the mounts, which come soon after the agent. */
+async function mounted(): Promise<string> {
+  for (let i = 0; i < 100; i++) {
+    const { stdout } = await guest.run('findmnt -n -t virtiofs -o SOURCE,TARGET,OPTIONS');
+    if (stdout.trim().split('\n').length === 2) return stdout;
+    await sleep(500);
+  }
+  throw new Error(`nothing is mounted: ${guest.output.slice(-2000)}`);
+}
+
+describe('shared folders of a Debian', () => {
+  it('are mounted at boot, each at its place', async () => {
+    const mounts = await mounted();
+    expect(mounts).toMatch(/^mnt-work +\/mnt\/work +rw,/m);
+    expect(mounts).toMatch(/^host-usr +\/host\/usr +ro,/m);
+  });
+
+  it('are mounted again where the agent comes up again', async () => {
+    await guest.say('umount /mnt/work && systemctl restart qemu-guest-agent --no-block');
+    await sleep(3000);
+    await guest.agentReady();
+    expect(await mounted()).toMatch(/mnt-work/);
+  });
+
+  it('are the host’s, in both directions', async () => {
+    await guest.say('echo from the guest > /mnt/work/guest.txt');
+    expect((await host.exec(['cat', join(work, 'guest.txt')])).stdout).toBe('from the guest\n');
+    await host.exec(`echo from the host > ${work}/host.txt`);
+    expect(await guest.say('cat /mnt/work/host.txt')).toBe('from the host\n');
+    await host.exec(`echo once more > ${work}/host.txt`);
+    expect(await guest.say('cat /mnt/work/host.txt')).toBe('once more\n');
+  });
+
+  it('are not changed where they are read-only, whatever the guest mounts', async () => {
+    expect((await guest.run('touch /host/usr/made')).stderr).toContain('Read-only file system');
+    await guest.say('mkdir -p /mnt/again && mount -t virtiofs host-usr /mnt/again');
+    expect((await guest.run('mount -o remount,rw /mnt/again; touch /mnt/again/made')).stderr).toContain(
+      'Read-only file system',
+    );
+    await guest.say('umount /mnt/again');
+    expect((await host.exec(['ls', '/usr/made'])).code).not.toBe(0);
+  });
+
+  it(
+    'have a C library built in them',
+    async () => {
+      await guest.say(
+        'mkdir -p /c/usr /c/mnt /c/proc /c/dev /c/tmp /c/root /c/etc; cd /c; ' +
+          'for i in bin sbin lib lib64; do ln -s usr/$i $i; done; ' +
+          'mount --bind /host/usr usr; mount --bind /mnt/work mnt; mount -t proc proc proc; mount --bind /dev dev; ' +
+          'cp /etc/passwd /etc/group etc',
+      );
+      await guest.say(`printf '${MAKEFILE.replaceAll('\n', '\\n')}' > /mnt/work/Makefile`);
+      const include = (await withTools('dirname $(gcc -print-file-name=include/stddef.h)')).trim();
+      await withTools(`cd /mnt && make -s INCLUDE=${include} libm.a`);
+      const objects = (await withTools('cd /mnt && ar t libm.a | wc -l')).trim();
+      expect(Number(objects)).toBeGreaterThan(250);
+      // Nothing is left to do: times are what make goes by.
+      expect(await withTools(`cd /mnt && make INCLUDE=${include} libm.a`)).toContain('is up to date');
+      const { stdout } = await host.exec(`ar t ${work}/libm.a | wc -l; nm ${work}/libm.a | grep -c " T "`);
+      expect(stdout.split('\n')[0]).toBe(objects);
+    },
+    STEP_LIMIT_MS,
+  );
+
+  it(
+    'hold a git repository, its clone, and agree with both',
+    async () => {
+      await withTools(
+        'cd /mnt && mkdir repo && cp -r newlib-salsa/newlib/libm repo/libm && cd repo && git init -q . && ' +
+          'git add . && git -c user.name=n -c user.email=e commit -q -m first && cd .. && git clone -q repo clone',
+      );
+      expect(await withTools('cd /mnt/clone && git status --porcelain')).toBe('');
+      expect(await withTools('cd /mnt/repo && git status --porcelain')).toBe('');
+      await withTools('cd /mnt/clone && git fsck --strict 2>&1');
+      const { stdout } = await host.exec(
+        `cd ${work}/clone && git -c safe.directory=* status --porcelain && git -c safe.directory=* ls-files | wc -l`,
+      );
+      expect(Number(stdout)).toBeGreaterThan(500);
+    },
+    STEP_LIMIT_MS,
+  );
+
+  it('leave nothing wrong behind', async () => {
+    await guest.expectHealthy();
+    expect(await guest.say('dmesg | grep -ciE "fuse.*(error|warn)|virtiofs.*(error|fail)" || true')).toBe(
+      '0\n',
+    );
+  });
+});
