@@ -85,6 +85,7 @@ void FileCalls::Shutdown() {
   reactor_->Remove(workers_->wake_fd(), this);
   workers_->Shutdown();
   workers_.reset();
+  operations_.reset();
 }
 
 void FileCalls::Activate(bool active) {

@@ -10,6 +10,7 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   net: async () => (await import('./targets/net.ts')).netTarget,
   boot: async () => (await import('./targets/boot.ts')).bootTarget,
   vsock: async () => (await import('./targets/vsock.ts')).vsockTarget,
+  fs: async () => (await import('./targets/fs.ts')).fsTarget,
   qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
   guestfs: async () => (await import('./targets/guestfs.ts')).guestfsTarget,
   vmnet: async () => (await import('./targets/vmnet.ts')).vmnetTarget,

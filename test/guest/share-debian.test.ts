@@ -17,7 +17,7 @@ SOURCES := $(wildcard $(NEWLIB)/libm/math/*.c $(NEWLIB)/libm/common/*.c)
 libm.a: $(SOURCES:.c=.o)
 \\trm -f $@ && ar rcs $@ $^
 %.o: %.c
-\\tgcc -O1 -w -fno-builtin -nostdinc -isystem $(INCLUDE) -I$(NEWLIB)/libc/include -I$(NEWLIB)/libm/common -c -o $@ $<
+\\tgcc -O0 -w -fno-builtin -nostdinc -isystem $(INCLUDE) -I$(NEWLIB)/libc/include -I$(NEWLIB)/libm/common -c -o $@ $<
 `;
 
 let host: GuestHost;
@@ -103,7 +103,7 @@ describe('shared folders of a Debian', () => {
           'mount --bind /host/usr usr; mount --bind /mnt/work mnt; mount -t proc proc proc; mount --bind /dev dev; ' +
           'cp /etc/passwd /etc/group etc',
       );
-      await guest.say(`printf '${MAKEFILE.replaceAll('\n', '\\n')}' > /mnt/work/Makefile`);
+      await guest.say(`printf %b '${MAKEFILE.replaceAll('\n', '\\n')}' > /mnt/work/Makefile`);
       const include = (await withTools('dirname $(gcc -print-file-name=include/stddef.h)')).trim();
       await withTools(`cd /mnt && make -s INCLUDE=${include} libm.a`);
       const objects = (await withTools('cd /mnt && ar t libm.a | wc -l')).trim();
@@ -120,7 +120,7 @@ describe('shared folders of a Debian', () => {
     'hold a git repository, its clone, and agree with both',
     async () => {
       await withTools(
-        'cd /mnt && mkdir repo && cp -r newlib-salsa/newlib/libm repo/libm && cd repo && git init -q . && ' +
+        'cd /mnt && mkdir repo && cp -r newlib-salsa/newlib/libm/math repo/math && rm -f repo/math/*.o && cd repo && git init -q . && ' +
           'git add . && git -c user.name=n -c user.email=e commit -q -m first && cd .. && git clone -q repo clone',
       );
       expect(await withTools('cd /mnt/clone && git status --porcelain')).toBe('');
@@ -129,7 +129,7 @@ describe('shared folders of a Debian', () => {
       const { stdout } = await host.exec(
         `cd ${work}/clone && git -c safe.directory=* status --porcelain && git -c safe.directory=* ls-files | wc -l`,
       );
-      expect(Number(stdout)).toBeGreaterThan(500);
+      expect(Number(stdout)).toBeGreaterThan(150);
     },
     STEP_LIMIT_MS,
   );

@@ -1,3 +1,4 @@
+import { closeSync } from 'node:fs';
 import { ATTRIBUTE, type FileCall } from '../../kvm/file-calls.ts';
 import { ROOT_ID, S_IFMT } from './protocol.ts';
 
@@ -123,7 +124,8 @@ export class NodeTable {
     const inode = inodeOf(call);
     const known = this.#map(device).get(inode);
     if (known !== undefined) {
-      this.#close(fd);
+      // Quick: the file stays open by the other one.
+      closeSync(fd);
       known.lookups++;
       return known;
     }

@@ -3,8 +3,14 @@ import {
   parseBalloon,
   parseDisk,
   parsePort,
+<<<<<<< HEAD:test/unit/manager/options/device-options.test.ts
   parseVsock,
 } from '../../../../src/manager/options/device-options.ts';
+=======
+  parseShare,
+  parseVsock,
+} from '../../../src/cli/device-options.ts';
+>>>>>>> f9aa9fc (Shared folders: protocol tests, fuzz target, bench against QEMU's 9p; descriptors of file calls close with them; README and design note):test/unit/cli/device-options.test.ts
 
 describe('a disk on the command line', () => {
   it('is a raw file where nothing else is said', () => {
@@ -112,4 +118,46 @@ describe('a vsock on the command line', () => {
       expect(() => parseVsock(text)).toThrow(RangeError);
     },
   );
+});
+
+describe('a shared folder on the command line', () => {
+  it('has a folder here and one there', () => {
+    expect(parseShare('.:/mnt/src')).toEqual({ path: '.', guest: '/mnt/src' });
+    expect(parseShare('/a:b:/mnt//src/')).toEqual({ path: '/a:b', guest: '/mnt/src' });
+    expect(parseShare('/:/host')).toEqual({ path: '/', guest: '/host' });
+  });
+
+  it('is read-only where that is said, in either way', () => {
+    expect(parseShare('src:/mnt:ro')).toEqual({ path: 'src', guest: '/mnt', readOnly: true });
+    expect(parseShare('src:/mnt,ro')).toEqual({ path: 'src', guest: '/mnt', readOnly: true });
+    expect(parseShare('src:/mnt:rw')).toEqual({ path: 'src', guest: '/mnt' });
+  });
+
+  it('takes every setting', () => {
+    expect(parseShare('a,,b:/mnt:ro,cache=none,uid=1000,gid=100,tag=code')).toEqual({
+      path: 'a,b',
+      guest: '/mnt',
+      readOnly: true,
+      cache: 'none',
+      uid: 1000,
+      gid: 100,
+      tag: 'code',
+    });
+  });
+
+  it.each([
+    ['src', 'HOST:GUEST'],
+    [':/mnt', 'HOST:GUEST'],
+    ['src:mnt', 'no absolute path'],
+    ['src:', 'no absolute path'],
+    ['src:/', 'no absolute path'],
+    ['src:/mnt/../etc', 'no absolute path'],
+    ['src:/mnt:rw,ro', 'both rw and ro'],
+    ['src:/mnt,cache=some', 'none of auto, none, always'],
+    ['src:/mnt,uid=-1', 'not a whole number'],
+    ['src:/mnt,tag=', '1 to 36'],
+    [`src:/mnt,tag=${'t'.repeat(37)}`, '1 to 36'],
+  ])('is refused: %s', (text, reason) => {
+    expect(() => parseShare(text)).toThrow(reason);
+  });
 });
