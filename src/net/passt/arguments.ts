@@ -30,7 +30,8 @@ export function passtArguments(
   settings: PasstSettings,
   fd: number,
 ): { readonly args: readonly string[]; readonly notes: readonly string[] } {
-  const { args: resolving, notes } = nameArguments(program, host, settings.hostAccess);
+  const { args: resolving, notes: aboutNames } = nameArguments(program, host, settings.hostAccess);
+  const notes = [...aboutNames, ...datagramNotes(program, settings)];
   const args = [
     '--foreground',
     ...(program.stderrOption ? ['--stderr'] : []),
@@ -88,6 +89,19 @@ function nameArguments(
     `this host's resolver is ${resolvers[0] ?? ''}, on its loopback, which this passt cannot lead a guest to: ` +
     'names do not resolve in the guest, but with --host-access, or a passt of 2025 or newer';
   return { args: [], notes: [note] };
+}
+
+/** Those of before 2024 take what a guest sends to its gateway for the host's loopback, also where it is an answer. */
+function datagramNotes(
+  program: Omit<PasstProgram, 'path'>,
+  { forwards, hostAccess }: PasstSettings,
+): readonly string[] {
+  if (hostAccess || program.mapHostLoopback || forwards.every(({ protocol }) => protocol === 'tcp'))
+    return [];
+  return [
+    'this passt brings no answers from forwarded UDP ports back to programs on this host itself, ' +
+      'but with --host-access, or a passt of 2024 or newer',
+  ];
 }
 
 function forwardArguments(
