@@ -52,7 +52,9 @@ export function addList(image: Command, done: Done): void {
           ]),
           ...absent.map(({ name, title }) => [name, '-', '-', '-', '-', title]),
         ];
-        process.stdout.write(table(['NAME', 'ID', 'CREATED', 'TAKES', 'DISK', 'USED BY'], rows));
+        process.stdout.write(
+          table(['NAME', 'ID', 'CREATED', 'TAKES', 'DISK', all ? 'USED BY, OR WHAT IT IS' : 'USED BY'], rows),
+        );
       }
       done(EXIT.ok);
     });
