@@ -33,6 +33,9 @@ const FEATURES = [
   'timeout_style',
 ];
 
+/** What GRUB notes for one start alone and takes back then: whoever only reads cannot do so. */
+const PASSING = ['next_entry', 'prev_entry', 'initrdfail', 'recordfail'];
+
 /** More than a configuration needs. */
 export class GrubLimitError extends Error {
   override readonly name = 'GrubLimitError';
@@ -57,6 +60,9 @@ export class GrubRun {
     this.env.set('prefix', `(${device})${config.path.slice(0, config.path.lastIndexOf('/'))}`);
     this.env.set('grub_platform', 'pc');
     this.env.set('grub_cpu', 'i386');
+    // Ubuntu's images try without an initrd first, and with it once GRUB has noted that this has failed: nobody will
+    // note that here.
+    this.env.set('initrdfail', '1');
     for (const feature of FEATURES) this.env.set(`feature_${feature}`, 'y');
   }
 
@@ -253,8 +259,7 @@ export class GrubRun {
       (arg) => !arg.startsWith('--file=') && !options.includes(arg),
     );
     const values = parseGrubEnv((place && (await textAt(place))) ?? '');
-    // It is for one start alone, and whoever only reads cannot take it back.
-    values.delete('next_entry');
+    for (const name of PASSING) values.delete(name);
     for (const [name, value] of values)
       if (wanted.length === 0 || wanted.includes(name)) this.#set(name, value);
     return true;

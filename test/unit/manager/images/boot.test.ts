@@ -92,6 +92,31 @@ describe('GRUB with menu entries', () => {
     expect((await bootOf(path)).kernel.path).toBe(`/boot/vmlinuz-${NEW}`);
   });
 
+  test('an initrd that GRUB would take at a second try only is taken at once', async () => {
+    const config = `
+if [ -s $prefix/grubenv ]; then load_env; fi
+if [ "\${initrdfail}" = 2 ]; then
+  set initrdfail=
+elif [ "\${initrdfail}" = 1 ]; then
+  set next_entry="\${prev_entry}"
+  if [ "\${next_entry}" ]; then set initrdfail=2; fi
+fi
+menuentry Ubuntu {
+  if [ "\${initrdfail}" = 1 ]; then
+    linux /boot/vmlinuz-${NEW} root=PARTUUID=${ROOT_UUID} ro
+    initrd /boot/initrd.img-${NEW}
+  else
+    linux /boot/vmlinuz-${NEW} root=PARTUUID=${ROOT_UUID} ro panic=-1
+  fi
+  initrdfail
+}`;
+    const grubenv = grubEnv({ prev_entry: 'Ubuntu', initrdfail: '0' });
+    const tree = { ...kernelsIn('boot/', [NEW]), 'boot/grub/grub.cfg': config, 'boot/grub/grubenv': grubenv };
+    const boot = await bootOf(await rootOnly(tree));
+    expect(boot.initrds.map(({ path }) => path)).toEqual([`/boot/initrd.img-${NEW}`]);
+    expect(boot.commandLine).toBe(`root=PARTUUID=${ROOT_UUID} ro`);
+  });
+
   test('variables, quotes, tests and files that are sourced', async () => {
     const config = `
 set first="a b"; set second='$first'
