@@ -3,14 +3,9 @@ import {
   parseBalloon,
   parseDisk,
   parsePort,
-<<<<<<< HEAD:test/unit/manager/options/device-options.test.ts
-  parseVsock,
-} from '../../../../src/manager/options/device-options.ts';
-=======
   parseShare,
   parseVsock,
-} from '../../../src/cli/device-options.ts';
->>>>>>> f9aa9fc (Shared folders: protocol tests, fuzz target, bench against QEMU's 9p; descriptors of file calls close with them; README and design note):test/unit/cli/device-options.test.ts
+} from '../../../../src/manager/options/device-options.ts';
 
 describe('a disk on the command line', () => {
   it('is a raw file where nothing else is said', () => {
