@@ -135,7 +135,10 @@ function placesOf(bytes: Buffer): Int32Array {
   const places: number[] = [];
   for (let at = 0; at + GRAIN <= bytes.length; at += GRAIN) {
     const piece = bytes.subarray(at, at + GRAIN);
-    if (piece.some((byte) => byte !== 0) && !noise.has(piece.toString('latin1'))) places.push(at);
+    if (piece.every((byte) => byte === 0 || byte === 0xff) || noise.has(piece.toString('latin1'))) continue;
+    // Texts are long, and every place in them is like any other.
+    const isText = piece.filter((byte) => byte >= 0x20 && byte < 0x7f).length > 13;
+    if (!isText || at % 256 === 0) places.push(at);
   }
   return Int32Array.from(places);
 }
@@ -150,7 +153,7 @@ const INTERESTING = [
 /** The sample with other bytes in some places, without a copy of it. */
 function damaged(random: Random, { bytes, isGpt, places }: Sample): ByteReader {
   const patches: { at: number; bytes: Buffer }[] = [];
-  for (let i = random.between(1, 8); i > 0; i--) {
+  for (let i = random.between(1, 16); i > 0; i--) {
     // Structures lie together at the start more often than elsewhere.
     const index = random.oneIn(2) ? random.below(places.length) : random.below(Math.min(places.length, 400));
     const at = places[index]! + 2 * random.below(GRAIN / 2 - 1);
