@@ -3,8 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fetchPackage } from '../../images/debian/packages.ts';
 import type { GuestHost } from '../lab/host.ts';
-import { DebianGuest } from './debian-guest.ts';
-import { openHost } from './support.ts';
+import { DebianGuest } from '../guest/debian-guest.ts';
+import { openHost } from '../guest/support.ts';
 
 // A Debian as it is; gcc, make and git are the host's, by a share of its /usr.
 
