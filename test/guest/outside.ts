@@ -43,13 +43,13 @@ export class Outside {
       ip link add up0 netns ${INSIDE} type veth peer name out0 netns ${OUTSIDE}
       mkdir -p /etc/netns/${INSIDE}
       echo nameserver ${OUTSIDE_IP4} > /etc/netns/${INSIDE}/resolv.conf
-      in() { ip netns exec ${INSIDE} "$@"; }
-      out() { ip netns exec ${OUTSIDE} "$@"; }
-      in ip link set lo up; out ip link set lo up
-      in ip addr add ${INSIDE_IP4}/24 dev up0; in ip -6 addr add ${INSIDE_IP6}/64 dev up0 nodad
-      out ip addr add ${OUTSIDE_IP4}/24 dev out0; out ip -6 addr add ${OUTSIDE_IP6}/64 dev out0 nodad
-      in ip link set up0 up; out ip link set out0 up
-      in ip route add default via ${OUTSIDE_IP4}; in ip -6 route add default via ${OUTSIDE_IP6}
+      inside() { ip netns exec ${INSIDE} "$@"; }
+      outside() { ip netns exec ${OUTSIDE} "$@"; }
+      inside ip link set lo up; outside ip link set lo up
+      inside ip addr add ${INSIDE_IP4}/24 dev up0; inside ip -6 addr add ${INSIDE_IP6}/64 dev up0 nodad
+      outside ip addr add ${OUTSIDE_IP4}/24 dev out0; outside ip -6 addr add ${OUTSIDE_IP6}/64 dev out0 nodad
+      inside ip link set up0 up; outside ip link set out0 up
+      inside ip route add default via ${OUTSIDE_IP4}; inside ip -6 route add default via ${OUTSIDE_IP6}
     `);
     await outside.#serve('net-load.mjs', ['serve', '::', `${OUTSIDE_PORT}`]);
     const [ip4, ip6] = ['c0000201', '20010db8000100000000000000000001'];
