@@ -968,7 +968,7 @@ def main():
         child = os.fork()
         if child == 0:
             os.chdir(folder)
-            signal.alarm(120)
+            signal.alarm(600)
             try:
                 function()
                 print(f"ok {name}", flush=True)
