@@ -958,7 +958,7 @@ def synchronisation():
 
 def main():
     top = os.path.realpath(sys.argv[1])
-    signal.alarm(600)
+    signal.alarm(1800)
     failed = 0
     for function in CHECKS:
         name = function.__name__
