@@ -9,7 +9,7 @@ import { cacheRoot, temporaryName } from '../../images/debian/cache.ts';
 export type GuestProgram = {
   /** ELF file with a PVH note, loaded at 1 MiB */
   readonly elf: string;
-  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it */
+  /** 64 KiB to be mapped below 4 GiB: enters the program where something else has loaded it; not of all */
   readonly firmware: string;
 };
 
@@ -38,7 +38,9 @@ const LINKER_FLAGS = [
   '-Wl,-z,max-page-size=4096',
 ];
 const FIRMWARE = 'firmware.S';
-/** what all programs have: the way in, the board, virtio's transports and queues */
+/** A program that has its own is all there is of it. */
+const LINKER_SCRIPT = 'program.ld';
+/** what other programs have: the way in, the board, virtio's transports and queues */
 const SHARED = join(import.meta.dirname, 'machine');
 
 async function list(folder: string): Promise<string[]> {
@@ -47,7 +49,9 @@ async function list(folder: string): Promise<string[]> {
 
 /** Builds the program, unless it has been built from the same sources already. @throws what the compiler says */
 export async function buildGuestProgram(name: string): Promise<GuestProgram> {
-  const files = (await Promise.all([SHARED, join(import.meta.dirname, name)].map(list))).flat();
+  const own = join(import.meta.dirname, name);
+  const isAlone = existsSync(join(own, LINKER_SCRIPT));
+  const files = (await Promise.all((isAlone ? [own] : [SHARED, own]).map(list))).flat();
   const hash = createHash('sha256').update(JSON.stringify([COMPILER_FLAGS, LINKER_FLAGS]));
   for (const file of files) hash.update(`\0${basename(file)}\0`).update(await readFile(file));
   const built = join(cacheRoot(), 'guests', `${name}-${hash.digest('hex').slice(0, 16)}`);
@@ -55,12 +59,14 @@ export async function buildGuestProgram(name: string): Promise<GuestProgram> {
     const scratch = temporaryName(built);
     await mkdir(scratch, { recursive: true });
     try {
-      const run = execa({ cwd: SHARED });
+      const run = execa({ cwd: isAlone ? own : SHARED });
       const sources = files.filter((file) => /\.[cS]$/.test(file) && basename(file) !== FIRMWARE);
       await run`cc ${COMPILER_FLAGS} -I${SHARED} ${LINKER_FLAGS} -o ${join(scratch, 'program.elf')} ${sources}`;
-      const object = join(scratch, 'firmware.o');
-      await run`cc -c -o ${object} ${FIRMWARE}`;
-      await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
+      if (!isAlone) {
+        const object = join(scratch, 'firmware.o');
+        await run`cc -c -o ${object} ${FIRMWARE}`;
+        await run`ld --oformat=binary -Ttext=0 -o ${join(scratch, 'firmware.bin')} ${object}`;
+      }
       await rename(scratch, built).catch((error: unknown) => {
         // Another process was faster with the same.
         if (!existsSync(built)) throw error;

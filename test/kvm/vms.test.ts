@@ -1,7 +1,9 @@
 /** VMs as a user has them: the built command line, a process for each VM, and what is left of all that. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Random } from '../fuzz/random.ts';
 import { VmHome } from '../support/vm-home.ts';
@@ -203,11 +205,34 @@ test('requests that make no sense get an answer, and the VM goes on', async () =
       await ask(join(folder, 'run/control.sock'), random.pick(['GET', 'POST', 'PUT', 'DELETE']), path, body),
     ).toBeGreaterThanOrEqual(200);
   }
+  for (let i = 0; i < 60; i++) {
+    const target = random.pick(['/v1/agent/stream', '/v1/vm']);
+    const rest = random.pick([
+      '',
+      '\x04\0\0\0\x02{}',
+      '\x04\xff\xff\xff\xff',
+      '\x09\0\0\0\0',
+      '\x04\0\0\0\x01{',
+    ]);
+    await upgrade(join(folder, 'run/control.sock'), target, rest, random.below(30));
+  }
   expect(await home.state('web')).toBe('running');
   await echo('web', 'still here');
   expect(existsSync(join(folder, 'process.json'))).toBe(true);
   expect(readFileSync(join(folder, 'log', 'tsvm.log'), 'utf8')).not.toMatch(/error|failed/);
 }, 120_000);
+
+/** Asks for another protocol, says something, and is gone after a while. */
+async function upgrade(socket: string, path: string, rest: string, ms: number): Promise<void> {
+  const client = connect(socket);
+  client.on('error', () => undefined);
+  client.write(
+    `POST ${path} HTTP/1.1\r\nhost: vm\r\nconnection: upgrade\r\nupgrade: tsvm-exec\r\n\r\n${rest}`,
+    'latin1',
+  );
+  await sleep(ms);
+  client.destroy();
+}
 
 function ask(socket: string, method: string, path: string, body: string): Promise<number> {
   return new Promise((resolve, reject) => {

@@ -18,6 +18,8 @@ export class ControlServer {
       void answer(ROUTES, vm, message, response);
     });
     server.on('upgrade', (message, socket, head) => {
+      // Nobody else hears of its end from here on.
+      socket.on('error', () => undefined);
       if (message.url !== STREAM_PATH || message.headers.upgrade !== STREAM_PROTOCOL) {
         socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
         return;
