@@ -78,7 +78,7 @@ describe.each(ENGINES)('%s', (engine) => {
 
   const bad: readonly [string, Partial<Request>, Partial<Piece>, number][] = [
     ['nothing wrong', {}, {}, 512],
-    ['operation 6', { operation: 6 }, {}, -EINVAL],
+    ['operation 7', { operation: 7 }, {}, -EINVAL],
     ['operation -1', { operation: -1 }, {}, -EINVAL],
     ['operation 2^31 - 1', { operation: 2 ** 31 - 1 }, {}, -EINVAL],
     ['offset -1', { offset: -1 }, {}, -EINVAL],
