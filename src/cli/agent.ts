@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 
 import { UsageError } from './errors.ts';
-import { EXIT } from './exit-codes.ts';
+import { commandExitCode } from './exit-codes.ts';
 import { addVerb, argument, type Done } from './verb.ts';
 
 type AgentFlags = {
@@ -23,8 +23,6 @@ SOCKET is that of the port org.qemu.guest_agent.0 (see tsvm run --port), with qe
 The command is no shell line; its output comes when it has ended, at most 16 MiB of each stream. Its exit status
 is tsvm's, 128 and the signal's number where one has ended it.`;
 
-/** As shells have it. */
-const SIGNAL_BASE = 128;
 const LONGEST_SECONDS = 86_400;
 
 function seconds(text: string): number {
@@ -72,7 +70,7 @@ export function addAgent(program: Command, done: Done): void {
       if (result.stdoutTruncated || result.stderrTruncated) {
         process.stderr.write('tsvm: the agent keeps no more than 16 MiB: the output above is cut off\n');
       }
-      done(result.exitCode ?? (result.signal === undefined ? EXIT.failed : SIGNAL_BASE + result.signal));
+      done(commandExitCode(result));
     });
 }
 

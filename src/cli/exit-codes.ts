@@ -18,6 +18,17 @@ export const EXIT = {
   terminated: 143,
 } as const;
 
+/** As shells report a command that a signal has ended: this and the signal's number. */
+const SIGNAL_BASE = 128;
+
+/** The status of a command in a guest. */
+export function commandExitCode(end: {
+  readonly exitCode: number | undefined;
+  readonly signal: number | undefined;
+}): number {
+  return end.exitCode ?? (end.signal === undefined ? EXIT.failed : SIGNAL_BASE + end.signal);
+}
+
 /** Of `tsvm disk check`, as of `qemu-img check`; they mean other things with other commands. */
 export const CHECK_EXIT = { clean: 0, errors: 2, leaks: 3 } as const;
 

@@ -22,7 +22,7 @@ import { escapeHelp } from './escape.ts';
 import { parseForward, type PortForward } from '../net/forward.ts';
 import { networksOf, parseNet, type NetChoice } from '../manager/options/net-options.ts';
 import { parseSize } from '../manager/sizes.ts';
-import { addVerb, argument, type Done, wholeNumber } from './verb.ts';
+import { addVerb, argument, type Done, wholeNumber, collect } from './verb.ts';
 
 /** What commander makes of the command line. */
 type RunFlags = {
@@ -222,10 +222,6 @@ export function addRun(program: Command, done: Done, start = startVm): void {
         }),
       );
     });
-}
-
-function collect(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
 }
 
 /** Reads an argument that may be given more than once. */

@@ -45,3 +45,8 @@ export function wholeNumber(min: number, max: number): (text: string) => number 
     return value;
   });
 }
+
+/** Takes an option that may be given more than once. */
+export function collect(value: string, previous: readonly string[] = []): readonly string[] {
+  return [...previous, value];
+}

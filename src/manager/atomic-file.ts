@@ -1,5 +1,6 @@
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { syncFolder } from '../storage/sync-folder.ts';
 
 /** Replaces a file whole: whoever reads it, also after a power cut, sees the old content or the new one. */
 export function writeFileAtomically(path: string, content: string, mode = 0o600): void {
@@ -18,14 +19,4 @@ export function writeFileAtomically(path: string, content: string, mode = 0o600)
     throw error;
   }
   syncFolder(dirname(path));
-}
-
-/** Brings names in a folder to stable storage. */
-export function syncFolder(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }

@@ -17,6 +17,7 @@ import { KvmError } from '../kvm/errors.ts';
 import { linkFile } from '../kvm/host-file.ts';
 import { StorageError } from './disk.ts';
 import { FileLocks } from './file-lock.ts';
+import { syncFolder } from './sync-folder.ts';
 
 /** open(2), on x86-64; Node.js has no name for it */
 const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY;
@@ -145,16 +146,6 @@ function openUnnamed(folder: string): number | undefined {
     // EISDIR is how a kernel that does not know the flag takes it.
     if (['EOPNOTSUPP', 'ENOTSUP', 'EISDIR', 'EINVAL'].includes(codeOf(error))) return undefined;
     throw error;
-  }
-}
-
-/** A new name is on stable storage only when its folder is. */
-function syncFolder(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }
 

@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander';
 
 import { parseSize, SizeError } from '../../manager/sizes.ts';
-import { argument } from '../verb.ts';
+import { argument, collect } from '../verb.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import type { SourceImage } from '../../storage/tools.ts';
 import type { ChainPolicy } from '../../storage/qcow2/chain.ts';
@@ -57,8 +57,4 @@ export const diskSize = argument(parseDiskSize);
 
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
-}
-
-function collect(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
 }

@@ -13,7 +13,7 @@ import { FORMATS, diskSize } from '../disk/options.ts';
 import { EXIT } from '../exit-codes.ts';
 import { progressOf } from '../image/pull.ts';
 import { whileShown } from '../progress.ts';
-import { addVerb, argument, type Done, wholeNumber } from '../verb.ts';
+import { addVerb, argument, type Done, wholeNumber, collect } from '../verb.ts';
 import { openStore } from './vms.ts';
 
 type CreateFlags = {
@@ -143,10 +143,6 @@ function keysIn(file: string): string[] {
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'));
-}
-
-function collect(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
 }
 
 type Base = Omit<NewVm, 'name'>;

@@ -1,7 +1,7 @@
 import { finished } from 'node:stream/promises';
 import type { Command } from 'commander';
 import type { ExecStream } from '../../manager/control/exec-stream.ts';
-import { EXIT } from '../exit-codes.ts';
+import { commandExitCode } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
 import { enterRawMode } from '../terminal.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
@@ -23,8 +23,6 @@ const HELP = `
 The command is run by the guest agent (qemu-guest-agent), as root. It is no shell line. Its exit status is tsvm's, 128
 and the signal's number where one has ended it. What ends tsvm ends the command.`;
 
-/** As shells have it. */
-const SIGNAL_BASE = 128;
 const LONGEST = 86_400;
 /** A login shell of whatever kind the guest has. */
 const SHELL = [
@@ -99,7 +97,7 @@ async function resultOf(stream: ExecStream): Promise<number> {
     process.stdout.once('drain', () => stream.stdout.resume());
   });
   stream.stderr.on('data', (bytes: Buffer) => process.stderr.write(bytes));
-  const { exitCode, signal } = await stream.ended;
+  const end = await stream.ended;
   await Promise.all([finished(stream.stdout), finished(stream.stderr)]);
-  return exitCode ?? (signal === undefined ? EXIT.failed : SIGNAL_BASE + signal);
+  return commandExitCode(end);
 }

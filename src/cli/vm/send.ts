@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { EXIT } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
-import { addVerb, type Done } from '../verb.ts';
+import { addVerb, type Done, collect } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
 const EXAMPLES = [
@@ -52,8 +52,4 @@ export function addSend(program: Command, done: Done): void {
       await connection.control.send(typed);
       done(EXIT.ok);
     });
-}
-
-function collect(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
 }

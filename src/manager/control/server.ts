@@ -1,5 +1,5 @@
-import { chmodSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
+import { listenOnUnixSocket } from '../../vmm/unix-listener.ts';
 import { STREAM_PATH, STREAM_PROTOCOL } from './frames.ts';
 import { answer } from './http.ts';
 import { ROUTES, type ControlledVm } from './routes.ts';
@@ -34,17 +34,7 @@ export class ControlServer {
       if (socket.writable) socket.end('HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n');
       else socket.destroy();
     });
-    const umask = process.umask(0o177);
-    try {
-      server.listen(path);
-    } finally {
-      process.umask(umask);
-    }
-    await new Promise<void>((resolve, reject) => {
-      server.once('listening', resolve);
-      server.once('error', reject);
-    });
-    chmodSync(path, 0o600);
+    await listenOnUnixSocket(server, { path, of: 'the control API' });
     return new ControlServer(server);
   }
 

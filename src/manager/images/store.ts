@@ -4,10 +4,11 @@
  * complete; its files are read-only, and VMs have overlays over them.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, fsyncSync, openSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { chmod, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
+import { syncFolder } from '../../storage/sync-folder.ts';
 import { withLock } from '../lock.ts';
 import { privateFolder, type ManagerPaths } from '../paths.ts';
 import { lookUp, type Catalogue } from './catalogue.ts';
@@ -243,16 +244,6 @@ function namesIn(folder: string): string[] {
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return [];
     throw error;
-  }
-}
-
-/** A new name is on stable storage only when its folder is. */
-function syncFolder(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }
 

@@ -1,5 +1,5 @@
-import { chmodSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
+import { listenOnUnixSocket } from '../../vmm/unix-listener.ts';
 import type { SerialPort } from '../../vmm/types.ts';
 
 const MAX_CLIENTS = 32;
@@ -19,7 +19,7 @@ export class ConsoleServer {
   /** @param path at most 107 bytes; nobody listens there */
   static async listen(path: string, console: SerialPort): Promise<ConsoleServer> {
     const server = new ConsoleServer(console);
-    await server.#listen(path);
+    await listenOnUnixSocket(server.#server, { path, of: 'the console' });
     return server;
   }
 
@@ -37,20 +37,6 @@ export class ConsoleServer {
     }, 500);
     await closed;
     clearTimeout(cut);
-  }
-
-  async #listen(path: string): Promise<void> {
-    const umask = process.umask(0o177);
-    try {
-      this.#server.listen(path);
-    } finally {
-      process.umask(umask);
-    }
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('listening', resolve);
-      this.#server.once('error', reject);
-    });
-    chmodSync(path, 0o600);
   }
 
   #attach(client: Socket, console: SerialPort): void {

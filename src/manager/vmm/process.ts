@@ -5,6 +5,7 @@ import { lockOpenFile } from '../../storage/file-lock.ts';
 import { startVm } from '../../vmm/vm.ts';
 import type { RunningVm, VmExit } from '../../vmm/types.ts';
 import { AgentClient } from '../agent/client.ts';
+import { AGENT_PORT } from '../agent/port.ts';
 import { ControlServer } from '../control/server.ts';
 import type { ControlledVm } from '../control/routes.ts';
 import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
@@ -21,7 +22,6 @@ import { vmOptionsOf } from './vm-options.ts';
 
 /** each of console and messages, in bytes */
 const LOG_LIMIT = 8 * 1024 * 1024;
-const AGENT_PORT = 'org.qemu.guest_agent.0';
 
 /**
  * Runs the VM of a folder to its end. Sockets have names relative to the folder, which becomes the working directory:
