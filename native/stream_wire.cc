@@ -376,8 +376,10 @@ bool StreamWire::Deliver(FrameSink* sink, const uint8_t* frame, uint32_t length)
   if (undone == 0) return sink->Deliver(frame, length, header) == FrameSink::Result::kTaken;
   const bool cut = (asked & (kOffloadTso4 | kOffloadTso6)) != 0;
   if (!cut) {
-    // The staging buffer is ours: a second try finds the same.
-    CompleteChecksum(staging_.get() + (frame - staging_.get()), length, header);
+    // The staging buffer is ours. A second try, once there is room, finds a frame with nothing left to do.
+    uint8_t* const ours = staging_.get() + (frame - staging_.get());
+    CompleteChecksum(ours, length, header);
+    std::memset(ours - sizeof header, 0, sizeof header);
     return sink->Deliver(frame, length, VnetHeader{}) == FrameSink::Result::kTaken;
   }
   iovec piece{const_cast<uint8_t*>(frame), length};

@@ -24,6 +24,9 @@ const VERSION_1 = 1;
 const DRIVER_OK = 0x0f;
 const NEEDS_RESET = 0x40;
 
+/** What devices were given so far, of every case: a chain is a request, a frame or a command. */
+export const given = { chains: 0 };
+
 const noise = new Random(2).fill(new Uint8Array(END));
 
 /** A chain that the device has used. */
@@ -174,6 +177,7 @@ export class DeviceHarness {
     if (queue === undefined || segments.length === 0 || segments.length > queue.layout.size) return false;
     const head = queue.builder.add(segments, { indirect: this.#indirect, fault: faulty, slot });
     if (head === undefined) return false;
+    given.chains++;
     if (faulty) this.spoiled = true;
     queue.outstanding.set(head, { segments, faulty });
     return true;

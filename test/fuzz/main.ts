@@ -1,4 +1,5 @@
 import { availableTargets, loadTarget } from './targets.ts';
+import { given } from './device-harness.ts';
 import { fuzz, readArtifact } from './engine.ts';
 import { Random } from './random.ts';
 import { Argument, Command, InvalidArgumentError } from 'commander';
@@ -40,7 +41,8 @@ if (options.repro !== undefined) {
     },
   });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  if (failure === undefined) console.log(`${name}: no failure in ${options.iters} cases, ${seconds} s`);
+  const chains = given.chains === 0 ? '' : ` (${given.chains} chains of descriptors)`;
+  if (failure === undefined) console.log(`${name}: no failure in ${options.iters} cases${chains}, ${seconds} s`);
   else {
     console.error(failure.error);
     console.error(`${name}: failed; run it again with --repro ${failure.artifact ?? ''}`);

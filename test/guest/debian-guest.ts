@@ -129,10 +129,10 @@ export class DebianGuest {
 
   /** Waits for the guest agent, which comes late in the boot. */
   async agentReady(): Promise<void> {
-    const result = await this.#agent(
-      ['--wait', String(STEP_LIMIT_MS / 1000), this.#socket],
-      STEP_LIMIT_MS + 30_000,
-    );
+    const wait = ['--wait', String(STEP_LIMIT_MS / 1000), this.#socket];
+    const result = await Promise.race([this.#agent(wait, STEP_LIMIT_MS + 30_000), this.ended]);
+    if (this.#result !== undefined)
+      throw new Error(`the VM has ended: ${this.#result.stderr}\n${this.output.slice(-TAIL)}`);
     if (result.code !== 0) throw new Error(`${result.stderr}\n${this.output.slice(-TAIL)}`);
   }
 

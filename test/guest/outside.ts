@@ -20,7 +20,7 @@ export const OUTSIDE_PORT = 7000;
 export const INSIDE_COMMAND = [
   ...['ip', 'netns', 'exec', INSIDE],
   ...['setpriv', `--reuid=${USER}`, `--regid=${USER}`, '--clear-groups'],
-  ...['env', 'HOME=/nonexistent', '-u', 'XDG_RUNTIME_DIR'],
+  ...['env', '-u', 'XDG_RUNTIME_DIR', 'HOME=/nonexistent'],
 ];
 
 /** As that user, where level 1 itself is. */

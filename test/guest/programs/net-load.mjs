@@ -3,8 +3,9 @@
  * `udp HOST PORT SIZE`, which say `good` or `bad` with the time it took.
  *
  * A connection begins with a line: `get BYTES` is answered by so many and their CRC-32, `put BYTES` is followed by
- * them and answered `ok`, `ping` is answered `pong`. Bytes are whole blocks of 64 KiB, each beginning with its number.
- * Datagrams come back.
+ * them and answered `go` before and `ok` after, `ping` is answered `pong`. Bytes are whole blocks of 64 KiB, each
+ * beginning with its number. Datagrams come back. Without the `go`, passt of before April 2023 (Debian 12's) resets a
+ * connection whose server has said nothing for 25 s: it takes the handshake for unacknowledged.
  */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
@@ -62,6 +63,7 @@ function answer(socket) {
           () => socket.end(),
           () => undefined,
         );
+      if (verb === 'put') socket.write('go\n');
       if (verb === 'ping') socket.end('pong\n');
     }
     const good = rest.length > 0 ? take(rest) : undefined;
@@ -87,7 +89,10 @@ async function ask(host, port, line, more) {
   const chunks = [];
   const closed = once(socket, 'end');
   socket.on('data', (data) => chunks.push(data));
-  if (more !== undefined) await send(socket, more);
+  if (more !== undefined) {
+    await once(socket, 'data');
+    await send(socket, more);
+  }
   await closed;
   socket.destroy();
   return Buffer.concat(chunks).toString();
@@ -122,7 +127,7 @@ else {
   const start = performance.now();
   let good = true;
   if (verb === 'get') good = await get(host, port, Number(amount));
-  else if (verb === 'put') good = (await ask(host, port, `put ${amount}`, Number(amount))) === 'ok\n';
+  else if (verb === 'put') good = (await ask(host, port, `put ${amount}`, Number(amount))) === 'go\nok\n';
   else if (verb === 'udp') good = await udp(host, port, Number(amount));
   else for (let i = 0; i < Number(amount); i++) good &&= (await ask(host, port, 'ping')) === 'pong\n';
   console.log(good ? 'good' : 'bad', ((performance.now() - start) / 1000).toFixed(2), 's');

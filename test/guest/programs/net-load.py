@@ -44,6 +44,7 @@ def serve_one(sock):
         if words[:1] == ['get']:
             send(sock, int(words[1]))
         elif words[:1] == ['put']:
+            sock.sendall(b'go\n')
             sock.sendall(b'ok\n' if receive(sock, int(words[1])) else b'bad\n')
         elif words[:1] == ['ping']:
             sock.sendall(b'pong\n')
@@ -75,6 +76,8 @@ def transfer(verb, host, port, size):
         sock.sendall(f'{verb} {size}\n'.encode())
         if verb == 'get':
             return receive(sock, size)
+        if line(sock) != ['go']:
+            return False
         send(sock, size)
         return line(sock) == ['ok']
 
