@@ -301,6 +301,24 @@ describe('what the guest leaves undone', () => {
     expect(sum(got!.subarray(34))).toBe(0);
     expect(one.memory.subarray(0, packet.length)).toEqual(packet);
   });
+
+  test('by the host is done once, also where there is no room for it at first', () => {
+    const [fd, socket] = unixPair();
+    const port = new FramePort();
+    open.push(port);
+    port.open(fd, 'stream', true);
+    port.configure({ header: true, mergeable: true });
+    const memory = new Uint8Array(4096);
+    const one: End = { port, memory, buffer: port.register(memory) };
+    const bytes = tcp4(frame(101));
+    send(end(socket), Uint8Array.from([1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0, ...bytes]));
+    expect(receive(one, 50)).toEqual([]);
+    expect(receive(one, 50)).toEqual([]);
+    const [got] = receive(one, 2000);
+    expect(got!.subarray(0, 10)).toEqual(new Uint8Array(10));
+    expect(got!.length).toBe(12 + bytes.length);
+    expect(sum(got!.subarray(12 + 34))).toBe(0);
+  });
 });
 
 describe('sockets', () => {
