@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { GuestHost } from '../lab/host.ts';
 import { DebianGuest } from './debian-guest.ts';
+import { hostLinkArguments, hostLinkChecks } from './host-links.ts';
 import { openHost } from './support.ts';
 
 const BOOT_LIMIT_MS = 600_000;
@@ -10,16 +11,21 @@ const STEP_LIMIT_MS = 300_000;
 let host: GuestHost;
 let root: string;
 let data: string;
+/** its paths are known once there is a host */
+const links = { forward: 18_005, socket: '', folder: '' };
 
 beforeAll(async () => {
   host = await openHost();
   root = await host.debianDisk('debian-test.raw');
   data = join(host.scratch, 'debian-data.raw');
   await host.exec(['truncate', '-s', '512M', data]);
+  links.socket = join(host.scratch, 'debian-vsock');
+  links.folder = join(host.scratch, 'debian-share');
+  await host.exec(['mkdir', links.folder]);
 }, BOOT_LIMIT_MS);
 
 afterAll(async () => {
-  await host.exec(`rm -f ${host.scratch}/debian-*`);
+  await host.exec(`rm -rf ${host.scratch}/debian-*`);
   await host.close();
 });
 
@@ -37,7 +43,10 @@ describe('Debian from its disk over virtio-pci', () => {
     guest = await DebianGuest.boot(host, {
       disk: root,
       name: 'debian-pci',
-      args: ['--cpus', '2', '--disk', `${data},serial=DATA-1`, '--rng', '--balloon'],
+      args: [
+        ...['--cpus', '2', '--disk', `${data},serial=DATA-1`, '--rng', '--balloon'],
+        ...hostLinkArguments(links),
+      ],
     });
   }, BOOT_LIMIT_MS);
 
@@ -80,6 +89,8 @@ describe('Debian from its disk over virtio-pci', () => {
     },
     STEP_LIMIT_MS,
   );
+
+  hostLinkChecks(() => ({ host, guest }), links);
 
   it(
     'reads back what fio has written at random on a second disk',

@@ -14,13 +14,16 @@ export async function userDisk(host: GuestHost, name: string): Promise<string> {
   return disk;
 }
 
+/** The amounts take their time in an emulated host. */
+const RUN_LIMIT_MS = 7_200_000;
+
 /** A Debian that has the load program, and answers at its port. */
 export async function bootNetGuest(
   host: GuestHost,
   options: DebianOptions,
   port: number,
 ): Promise<DebianGuest> {
-  const guest = await DebianGuest.boot(host, options);
+  const guest = await DebianGuest.boot(host, { limitMs: RUN_LIMIT_MS, ...options });
   await guest.agentReady();
   const program = readFileSync(PROGRAM).toString('base64');
   await guest.say(`echo ${program} | base64 -d > ${GUEST_PROGRAM}`);

@@ -10,7 +10,7 @@ import { openHost } from '../guest/support.ts';
 const BOOT_LIMIT_MS = 600_000;
 const STEP_LIMIT_MS = 300_000;
 const MIB = 2 ** 20;
-const HOST_PROGRAM = join(import.meta.dirname, 'programs/vsock-host.mjs');
+const HOST_PROGRAM = join(import.meta.dirname, '../guest/programs/vsock-host.mjs');
 const PEER = '/usr/local/bin/vsock-peer';
 const ECHO_PORT = 1234;
 
@@ -34,6 +34,7 @@ afterAll(async () => {
 
 async function boot(name: string, ...args: string[]): Promise<DebianGuest> {
   const booted = await DebianGuest.boot(host, {
+    limitMs: 7_200_000,
     disk,
     name,
     args: ['--disk', `${peer},ro`, '--vsock', socket, ...args],

@@ -379,6 +379,11 @@ class Case {
       this.#hearReset(socket, program);
       return;
     }
+    if (op === OP.response && socket.spoiled && socket.state === 'open') {
+      // A forged reset and a forged request after it: another connection of these ports, which nobody looks after.
+      socket.state = 'over';
+      return;
+    }
     socket.hearCredit(packet.bufferSize, packet.forwarded, program);
     if (op === OP.response) {
       if (socket.state !== 'asked' || program?.connecting !== false)
