@@ -5,6 +5,7 @@
       'target_name': 'tsvm',
       'sources': [
         'native/addon.cc',
+        'native/all_threads.cc',
         'native/arguments.cc',
         'native/bus.cc',
         'native/channel.cc',
@@ -19,9 +20,12 @@
         'native/host_file.cc',
         'native/io_request.cc',
         'native/io_ring.cc',
+        'native/jail.cc',
         'native/kvm.cc',
+        'native/landlock.cc',
         'native/memory.cc',
         'native/reactor.cc',
+        'native/seccomp.cc',
         'native/stream_wire.cc',
         'native/tap.cc',
         'native/tap_wire.cc',
@@ -78,6 +82,14 @@
           },
         ],
       ],
-    }
+    },
+    {
+      'target_name': 'tsvm-keeper',
+      'type': 'executable',
+      'sources': ['native/keeper.cc'],
+      'defines': ['_GNU_SOURCE'],
+      'cflags_cc!': ['-std=gnu++20', '-std=gnu++17'],
+      'cflags_cc': ['-std=c++17', '-fstack-protector-strong', '-Wall', '-Wextra', '-Werror'],
+    },
   ],
 }

@@ -6,6 +6,7 @@
 #include "frame_port.h"
 #include "host_file.h"
 #include "io_ring.h"
+#include "jail.h"
 #include "kvm.h"
 #include "memory.h"
 #include "tap.h"
@@ -53,6 +54,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   UnixListener::Define(env, exports);
   DefineUnixSocket(env, exports);
   DefineTap(env, exports);
+  DefineJail(env, exports);
   Kvm::Define(env, exports);
   Vm::Define(env, exports);
   Vcpu::Define(env, exports);

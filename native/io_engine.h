@@ -33,5 +33,8 @@ class IoEngine {
 std::unique_ptr<IoEngine> CreateThreadEngine(IoTable* requests, int* error);
 // The kernel's io_uring; null where it does not work here, with the errno and the call that told so.
 std::unique_ptr<IoEngine> CreateUringEngine(IoTable* requests, int* error, const char** request);
+// Makes rings for engines to come, of that many requests each, for when io_uring_setup(2) is refused: rings that can do
+// nothing but what an engine asks of them. Returns how many there are.
+uint32_t ReserveRings(uint32_t count, uint32_t entries);
 
 }  // namespace tsvm

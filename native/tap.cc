@@ -33,9 +33,10 @@ ifreq RequestFor(const Napi::Value& name) {
   return request;
 }
 
-// Asks something of an interface, by a socket that is for nothing else.
+// Asks something of an interface, by a socket that is for nothing else: of any family, and one that a process without
+// a network may have, too.
 void AskInterface(Napi::Env env, unsigned long request, const char* name, ifreq* argument) {
-  Fd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  Fd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!fd) ThrowErrno(env, errno, "socket", name);
   Ioctl(env, fd.get(), request, name, argument);
 }

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <mutex>
 
 #include "fd.h"
 #include "io_engine.h"
@@ -24,6 +25,9 @@
 #endif
 #ifndef IORING_SQ_TASKRUN
 #define IORING_SQ_TASKRUN (1U << 2)
+#endif
+#ifndef IORING_SETUP_R_DISABLED
+#define IORING_SETUP_R_DISABLED (1U << 6)
 #endif
 #ifndef IORING_ASYNC_CANCEL_ANY
 #define IORING_ASYNC_CANCEL_ALL (1U << 0)
@@ -53,6 +57,18 @@ int Setup(unsigned entries, io_uring_params* params) {
   return static_cast<int>(syscall(SYS_io_uring_setup, entries, params));
 }
 
+// IORING_REGISTER_RESTRICTIONS and IORING_REGISTER_ENABLE_RINGS of Linux 5.10, and what the first one takes.
+constexpr unsigned kRegisterRestrictions = 11;
+constexpr unsigned kEnableRings = 12;
+constexpr uint16_t kAllowOperation = 1;
+constexpr uint16_t kAllowFlags = 2;
+
+struct Restriction {
+  uint16_t kind;
+  uint8_t value;
+  uint8_t reserved[13];
+};
+
 bool HasOperations(int ring) {
   constexpr unsigned kProbed = 64;
   alignas(io_uring_probe) uint8_t bytes[sizeof(io_uring_probe) + kProbed * sizeof(io_uring_probe_op)] = {};
@@ -63,6 +79,52 @@ bool HasOperations(int ring) {
     if (operation >= probe->ops_len || (operations[operation].flags & IO_URING_OP_SUPPORTED) == 0) return false;
   }
   return true;
+}
+
+struct Ring {
+  Fd fd;
+  io_uring_params params{};
+};
+
+// A ring by the best setup that the kernel knows; errno tells why there is none.
+Ring Make(unsigned entries, unsigned more) {
+  Ring ring;
+  for (const unsigned flags : kSetups) {
+    ring.params = {};
+    ring.params.flags = flags | more;
+    ring.fd = Fd(Setup(entries, &ring.params));
+    if (ring.fd || errno != EINVAL) break;
+  }
+  return ring;
+}
+
+bool IsGood(const Ring& ring) { return (ring.params.features & kNeeds) == kNeeds && HasOperations(ring.fd.get()); }
+
+// Whoever has the ring can have it carry out these operations from here on, and nothing else.
+bool Restrict(int ring) {
+  Restriction restrictions[sizeof kOperations + 1] = {};
+  for (size_t i = 0; i < sizeof kOperations; i++) restrictions[i] = {kAllowOperation, kOperations[i], {}};
+  restrictions[sizeof kOperations] = {kAllowFlags, IOSQE_ASYNC, {}};
+  return syscall(SYS_io_uring_register, ring, kRegisterRestrictions, restrictions, sizeof kOperations + 1) == 0 &&
+         syscall(SYS_io_uring_register, ring, kEnableRings, nullptr, 0) == 0;
+}
+
+struct Reserved {
+  uint32_t entries;
+  Ring ring;
+};
+
+std::mutex g_reserved_mutex;
+std::vector<Reserved> g_reserved;
+
+Ring TakeReserved(uint32_t entries) {
+  const std::lock_guard<std::mutex> lock(g_reserved_mutex);
+  const auto found = std::find_if(g_reserved.begin(), g_reserved.end(),
+                                  [&](const Reserved& reserved) { return reserved.entries == entries; });
+  if (found == g_reserved.end()) return {};
+  Ring ring = std::move(found->ring);
+  g_reserved.erase(found);
+  return ring;
 }
 
 class RingMapping {
@@ -292,31 +354,38 @@ void UringEngine::Shutdown() {
 }  // namespace
 
 std::unique_ptr<IoEngine> CreateUringEngine(IoTable* requests, int* error, const char** request) {
-  Fd ring;
-  io_uring_params params;
-  for (const unsigned flags : kSetups) {
-    params = {};
-    params.flags = flags;
-    ring = Fd(Setup(static_cast<unsigned>(requests->size()), &params));
-    if (ring || errno != EINVAL) break;
+  const auto entries = static_cast<uint32_t>(requests->size());
+  Ring ring = TakeReserved(entries);
+  if (!ring.fd) {
+    ring = Make(entries, 0);
+    *request = "io_uring_setup";
+    if (!ring.fd) {
+      *error = errno;
+      return nullptr;
+    }
+    if (!IsGood(ring)) {
+      *error = ENOSYS;
+      *request = "io_uring_register";
+      return nullptr;
+    }
   }
-  *request = "io_uring_setup";
-  if (!ring) {
-    *error = errno;
-    return nullptr;
-  }
-  if ((params.features & kNeeds) != kNeeds || !HasOperations(ring.get())) {
-    *error = ENOSYS;
-    *request = "io_uring_register";
-    return nullptr;
-  }
-  auto engine = std::make_unique<UringEngine>(requests, std::move(ring), params);
+  auto engine = std::make_unique<UringEngine>(requests, std::move(ring.fd), ring.params);
   if (!engine->mapped()) {
     *error = errno;
     *request = "mmap";
     return nullptr;
   }
   return engine;
+}
+
+uint32_t ReserveRings(uint32_t count, uint32_t entries) {
+  const std::lock_guard<std::mutex> lock(g_reserved_mutex);
+  for (uint32_t made = 0; made < count; made++) {
+    Ring ring = Make(entries, IORING_SETUP_R_DISABLED);
+    if (!ring.fd || !IsGood(ring) || !Restrict(ring.fd.get())) return made;
+    g_reserved.push_back({entries, std::move(ring)});
+  }
+  return count;
 }
 
 }  // namespace tsvm

@@ -47,7 +47,7 @@ export type IoRingOptions = {
   readonly entries?: number;
 };
 
-const DEFAULT_ENTRIES = 512;
+export const DEFAULT_ENTRIES = 512;
 /** Pieces of all vectors of one native call, and so the most that one request may have. */
 const PIECES = 8192;
 /**

@@ -233,6 +233,16 @@ export type NativeFileCalls = {
   close(): void;
 };
 
+/** src/kvm/jail.ts says what these do. */
+export type NativeJail = {
+  /** a negative errno value where there is none */
+  landlockAbi(): number;
+  confine(paths: readonly string[], accesses: readonly number[]): number;
+  filter(): void;
+  limit(files: number): number;
+  reserveRings(count: number, entries: number): number;
+};
+
 type Addon = {
   initialize(errorClass: typeof KvmError): void;
   EventFd: new () => NativeEventFd;
@@ -247,6 +257,7 @@ type Addon = {
   UnixListener: new (path: string) => NativeUnixListener;
   unixSocket: NativeUnixSocket;
   tap: NativeTap;
+  jail: NativeJail;
 };
 
 function load(): Addon {

@@ -1,10 +1,19 @@
 /** User-mode networking: passt gives a guest the host's network without privileges. */
+import { Keeper } from '../kvm/keeper.ts';
 import type { NetBackend } from './backend.ts';
 import { settlePorts } from './free-ports.ts';
 import { formatEndpoint, type PortForward } from './forward.ts';
 import { passtArguments } from './passt/arguments.ts';
 import { hostNetwork } from './passt/host-network.ts';
-import { describeEnd, PASST_FD, PasstProcess } from './passt/process.ts';
+import {
+  describeEnd,
+  launchKeptPasst,
+  launchPasst,
+  PASST_ENV,
+  PASST_FD,
+  PasstProcess,
+  type PasstLauncher,
+} from './passt/process.ts';
 import { findPasst, type PasstProgram } from './passt/program.ts';
 import { StreamBackend } from './stream.ts';
 
@@ -20,6 +29,8 @@ export type UserNetworkOptions = {
   readonly hostAccess?: boolean;
   /** default {@link USER_MTU} */
   readonly mtu?: number;
+  /** whether a keeper starts passt, since this process will not be allowed to; default false */
+  readonly keeper?: boolean;
   readonly log: (line: string) => void;
 };
 
@@ -47,7 +58,7 @@ export async function openUserNetwork(options: UserNetworkOptions): Promise<User
     mtu,
     log,
     connect: () => passt.start(),
-    disconnected: () => passt.end(),
+    disconnected: () => passt.close(),
   });
   // Older ones connect to whatever address a guest names (Debian 12's does), and the host's own are not for it.
   backend.port.refuseLoopback(true);
@@ -63,6 +74,8 @@ class Passt {
   readonly #program: PasstProgram;
   readonly #options: UserNetworkOptions;
   #running: PasstProcess | undefined;
+  /** has the command line of the first start */
+  #keeper: Keeper | undefined;
   #notes: readonly string[] = [];
   /** why it did not start the last time; undefined before it has ever */
   #failure: string | undefined;
@@ -75,18 +88,8 @@ class Passt {
   /** @returns its socket */
   async start(): Promise<number> {
     await this.end();
-    const { forwards = [], hostAccess = false, mtu = USER_MTU } = this.#options;
-    // The host's network may be another one by now.
-    const { args, notes } = passtArguments(
-      this.#program,
-      hostNetwork(),
-      { forwards, hostAccess, mtu },
-      PASST_FD,
-    );
-    for (const note of notes) if (!this.#notes.includes(note)) this.#say(note);
-    this.#notes = notes;
     try {
-      const { passt, socket } = await PasstProcess.start(this.#program.path, args);
+      const { passt, socket } = await PasstProcess.start(this.#launcher());
       this.#running = passt;
       this.#failure = '';
       void passt.ended.then((end) => {
@@ -109,6 +112,29 @@ class Passt {
     const running = this.#running;
     this.#running = undefined;
     await running?.end();
+  }
+
+  /** As {@link end}, and nothing is started again. */
+  async close(): Promise<void> {
+    await this.end();
+    this.#keeper?.close();
+  }
+
+  #launcher(): PasstLauncher {
+    if (this.#keeper !== undefined) return launchKeptPasst(this.#keeper);
+    const { forwards = [], hostAccess = false, mtu = USER_MTU, keeper = false } = this.#options;
+    // The host's network may be another one by now.
+    const { args, notes } = passtArguments(
+      this.#program,
+      hostNetwork(),
+      { forwards, hostAccess, mtu },
+      PASST_FD,
+    );
+    for (const note of notes) if (!this.#notes.includes(note)) this.#say(note);
+    this.#notes = notes;
+    if (!keeper) return launchPasst(this.#program.path, args);
+    this.#keeper = new Keeper([this.#program.path, ...args], PASST_ENV);
+    return launchKeptPasst(this.#keeper);
   }
 
   #say(line: string): void {

@@ -1,11 +1,19 @@
 /** A network of VMs of this user, with a process of its own for its switch. */
+import { closeSync } from 'node:fs';
 import { join } from 'node:path';
+import { Keeper } from '../kvm/keeper.ts';
 import { packageRoot } from '../kvm/package-root.ts';
 import type { NetBackend } from './backend.ts';
 import { StreamBackend } from './stream.ts';
-import { connectVmnet, type SwitchCommand } from './vmnet/connect.ts';
+import {
+  connectVmnet,
+  openLog,
+  startSwitch,
+  type SwitchCommand,
+  type StartedSwitch,
+} from './vmnet/connect.ts';
 import type { Greeting } from './vmnet/greeting.ts';
-import { vmnetPlace } from './vmnet/place.ts';
+import { vmnetPlace, type VmnetPlace } from './vmnet/place.ts';
 
 /** The verb of the command line that serves a network. */
 export const SWITCH_VERB = 'vmnet-switch';
@@ -20,6 +28,8 @@ export type VmnetOptions = Greeting & {
   readonly log: (line: string) => void;
   /** starts a switch; default: tsvm itself */
   readonly command?: SwitchCommand;
+  /** whether a keeper starts the switch, since this process will not be allowed to; default false */
+  readonly keeper?: boolean;
   /** for its socket; default: in the user's runtime folder */
   readonly folder?: string;
 };
@@ -38,11 +48,45 @@ export async function openVmnet(options: VmnetOptions): Promise<NetBackend> {
     network,
   ];
   const greeting: Greeting = { mac, uplink, ...(name !== undefined && { name }) };
-  return StreamBackend.open({
-    name: label,
-    log,
-    vnetHeader: true,
-    connect: () => connectVmnet(place, greeting, command),
-    ...(mtu !== undefined && { mtu }),
-  });
+  const kept = options.keeper ? keep(place, command) : undefined;
+  const start = kept?.start ?? (() => startSwitch(place, command));
+  try {
+    return await StreamBackend.open({
+      name: label,
+      log,
+      vnetHeader: true,
+      connect: () => connectVmnet(place, greeting, start),
+      ...(kept && { disconnected: () => Promise.resolve(kept.close()) }),
+      ...(mtu !== undefined && { mtu }),
+    });
+  } catch (error) {
+    kept?.close();
+    throw error;
+  }
+}
+
+/** What starts the switch of a network from now on, whatever this process may open and run by then. */
+function keep(
+  place: VmnetPlace,
+  command: SwitchCommand,
+): { readonly start: () => StartedSwitch; readonly close: () => void } {
+  const log = openLog(place);
+  let keeper: Keeper;
+  try {
+    keeper = new Keeper([...command], process.env);
+  } catch (error) {
+    closeSync(log);
+    throw error;
+  }
+  return {
+    start: () => {
+      let ended = false;
+      void keeper.run(log).then(() => (ended = true));
+      return { ended: () => ended };
+    },
+    close: () => {
+      keeper.close();
+      closeSync(log);
+    },
+  };
 }

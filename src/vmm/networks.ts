@@ -15,7 +15,10 @@ import type { VmOptions } from './types.ts';
 
 /** What of a VM's options is about its network. */
 export type NetworksOptions = Required<Pick<VmOptions, 'networks' | 'disks' | 'log'>> &
-  Pick<VmOptions, 'identity'>;
+  Pick<VmOptions, 'identity'> & {
+    /** whether programs that serve networks are started by keepers, since this process will not be allowed to */
+    readonly keepers?: boolean;
+  };
 
 type Card = {
   readonly options: NetworkOptions;
@@ -111,7 +114,7 @@ function limitsOf({ rate }: CardOptions): RateLimits | undefined {
 async function openBackend(
   options: NetworkOptions,
   mac: Uint8Array,
-  { networks, log }: NetworksOptions,
+  { networks, keepers = false, log }: NetworksOptions,
 ): Promise<{ readonly backend: NetBackend; readonly forwards?: readonly PortForward[] }> {
   switch (options.kind) {
     case 'tap':
@@ -126,11 +129,13 @@ async function openBackend(
       if (networks.filter(({ kind }) => kind === 'user').length > 1) {
         throw new RangeError('a VM has one network card of the kind user at most');
       }
-      return openUserNetwork({ ...options, name: 'network user', log });
+      return openUserNetwork({ ...options, name: 'network user', keeper: keepers, log });
     case 'vmnet': {
       // A guest that reaches the world by another card asks for its names here too.
       const uplink = networks.some(({ kind }) => kind !== 'vmnet');
-      return { backend: await openVmnet({ ...options, mac: formatMacAddress(mac), uplink, log }) };
+      return {
+        backend: await openVmnet({ ...options, mac: formatMacAddress(mac), uplink, keeper: keepers, log }),
+      };
     }
   }
 }

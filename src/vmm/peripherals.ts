@@ -53,15 +53,16 @@ export class Peripherals {
 
   /**
    * Opens all files and sockets; nothing is left open where one of them cannot be.
+   * @param opened the networks, where they are open already
    * @throws StorageError, PortSocketError, ShareError, NetworkError, RangeError
    */
-  static async open(options: PeripheralOptions): Promise<Peripherals> {
+  static async open(options: PeripheralOptions, opened?: Networks): Promise<Peripherals> {
     const ring = options.disks.length + options.shares.length > 0 ? new IoRing() : undefined;
     const disks: OpenDisk[] = [];
     const ports: OpenPort[] = [];
     const shares: OpenShare[] = [];
     let vsock: VsockHost | undefined;
-    let networks: Networks | undefined;
+    let networks = opened;
     try {
       for (const disk of options.disks) {
         disks.push({ options: disk, disk: await openDisk(ring!, { ...disk, log: options.log }) });
@@ -77,7 +78,7 @@ export class Peripherals {
         shares.push({ share, folder: new SharedFolder({ ...share, budget }) });
       }
       if (options.vsock !== undefined) vsock = await VsockHost.listen(options.vsock.path);
-      networks = await Networks.open(options);
+      networks ??= await Networks.open(options);
       return new Peripherals(options, ring, disks, ports, shares, vsock, networks);
     } catch (error) {
       await closeAll(ring, disks, ports, shares, vsock, networks);

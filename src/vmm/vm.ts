@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Board } from '../machine/board.ts';
 import { startBootProcessor } from '../machine/processors.ts';
-import { openKernel } from '../boot/kernel-file.ts';
+import { openKernel, type OpenedKernel } from '../boot/kernel-file.ts';
 import { loadLinux, type LoadedKernel } from '../boot/load.ts';
 import { e820Map, MAX_VCPUS, MIB } from '../boot/layout.ts';
 import { openSource, type ByteSource } from '../boot/source.ts';
@@ -11,6 +11,7 @@ import type { VcpuExit } from '../kvm/vcpu.ts';
 import { describeExit, reportExit } from './report.ts';
 import { ConsoleHost } from './console-host.ts';
 import type { NetworkCard } from './network-types.ts';
+import type { Networks } from './networks.ts';
 import { Peripherals } from './peripherals.ts';
 import type {
   AccessCount,
@@ -33,6 +34,9 @@ export class VmOptionError extends RangeError {
   override readonly name = 'VmOptionError';
   readonly code = 'EOPTION';
 }
+
+/** What a process opens before it goes to jail. */
+export type Opened = { readonly networks?: Networks; readonly kernel?: OpenedKernel };
 
 type Settings = Required<Omit<VmOptions, 'balloon' | 'identity' | 'vsock'>> &
   Pick<VmOptions, 'balloon' | 'identity' | 'vsock'>;
@@ -72,23 +76,26 @@ function settle(options: VmOptions): Settings {
 
 /**
  * Boots a kernel in a new VM of this process.
+ * @param opened what of the options is open already: the VM's to close from here on
  * @throws VmOptionError, BootError (files), KvmError and KvmCapabilityError (host); nothing is left open then
  */
-export async function startVm(options: VmOptions): Promise<RunningVm> {
+export async function startVm(options: VmOptions, opened: Opened = {}): Promise<RunningVm> {
   const settings = settle(options);
   const sources: ByteSource[] = [];
   let kvm: Kvm | undefined;
   let peripherals: Peripherals | undefined;
   try {
     kvm = openKvm();
-    peripherals = await Peripherals.open(settings);
-    const { source, note } = await openKernel(settings.kernel, { unpack: settings.unpackKernel });
+    peripherals = await Peripherals.open(settings, opened.networks);
+    const { source, note } =
+      opened.kernel ?? (await openKernel(settings.kernel, { unpack: settings.unpackKernel }));
     sources.push(source);
     for (const path of settings.initrds) sources.push(openSource(path, 'initrd'));
     return new VirtualMachine(settings, kvm, sources, peripherals, note);
   } catch (error) {
     for (const source of sources) source.close();
-    await peripherals?.close();
+    if (sources.length === 0) opened.kernel?.source.close();
+    await (peripherals ?? opened.networks)?.close();
     kvm?.close();
     throw error;
   }

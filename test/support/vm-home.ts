@@ -40,9 +40,9 @@ export class VmHome {
   }
 
   /** Makes a VM of the guest that echoes what is typed (test/guests/echo). */
-  async create(name: string): Promise<void> {
+  async create(name: string, ...more: readonly string[]): Promise<void> {
     const { elf } = await buildGuestProgram('echo');
-    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M', '--net', 'none');
+    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M', '--net', 'none', ...more);
   }
 
   /** What `tsvm list` says of a VM. */

@@ -14,7 +14,7 @@ import { EXIT } from '../exit-codes.ts';
 import { progressOf } from '../image/pull.ts';
 import { whileShown } from '../progress.ts';
 import { addVerb, argument, type Done, wholeNumber, collect } from '../verb.ts';
-import { openStore } from './vms.ts';
+import { jailOption, openStore } from './vms.ts';
 
 type CreateFlags = {
   readonly kernel?: string;
@@ -30,6 +30,7 @@ type CreateFlags = {
   readonly share?: readonly string[];
   readonly cloudInit?: string;
   readonly sshKey?: readonly string[];
+  readonly jail?: 'on' | 'off';
   readonly start?: true;
 };
 
@@ -81,6 +82,7 @@ export function addCreateVm(program: Command, done: Done): void {
     )
     .option('--cloud-init <file>', "your file for the guest's cloud-init: #cloud-config, a script, …")
     .option('--ssh-key <file>', 'public key that may log in by ssh; may be given again', collect)
+    .addOption(jailOption())
     .option('--start', 'start it at once')
     .addHelpText('after', HELP)
     .action(async (image: string, given: string | undefined, flags: CreateFlags) => {
@@ -101,6 +103,7 @@ export function addCreateVm(program: Command, done: Done): void {
           ...(flags.cpus !== undefined && { cpus: flags.cpus }),
           ...(flags.disk !== undefined && { diskSize: flags.disk }),
           ...(flags.user !== undefined && { user: flags.user }),
+          ...(flags.jail !== undefined && { jail: flags.jail }),
           ...(flags.net !== undefined && { networks: flags.net }),
           ...(flags.publish !== undefined && { publish: flags.publish }),
           ...(flags.share !== undefined && { shares: flags.share }),

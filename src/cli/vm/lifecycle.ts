@@ -2,7 +2,8 @@
 import type { Command } from 'commander';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
-import { NAME_HELP, openStore } from './vms.ts';
+import type { StartOptions } from '../../manager/vms/lifecycle.ts';
+import { jailOption, NAME_HELP, openStore } from './vms.ts';
 
 const TIMEOUT_HELP = 'how long the guest may take before it is forced';
 const LONGEST_STOP = 86_400;
@@ -13,10 +14,11 @@ const load = () => import('../../manager/vms/lifecycle.ts');
 export function addStart(program: Command, done: Done): void {
   addVerb(program, 'start', 'start VMs', ['tsvm start web', 'tsvm start web db'])
     .argument('<name...>', NAME_HELP)
-    .action(async (names: readonly string[]) => {
+    .addOption(jailOption())
+    .action(async (names: readonly string[], flags: StartOptions) => {
       const { startVmProcess } = await load();
       const store = openStore();
-      for (const name of names) await startVmProcess(store, name);
+      for (const name of names) await startVmProcess(store, name, flags);
       done(EXIT.ok);
     });
 }
@@ -110,8 +112,9 @@ export function addVmProcess(program: Command, done: Done): void {
   program
     .command('vm-process', { hidden: true })
     .argument('<folder>')
-    .action(async (folder: string) => {
+    .addOption(jailOption())
+    .action(async (folder: string, flags: StartOptions) => {
       const { vmProcess } = await import('../../manager/vmm/main.ts');
-      done(await vmProcess(folder));
+      done(await vmProcess(folder, flags));
     });
 }

@@ -1,4 +1,6 @@
 import type { Command } from 'commander';
+import type { ProcessRecord } from '../../manager/vmm/record.ts';
+import { describeJail } from '../../manager/vmm/jail-report.ts';
 import type { VmStatus, VmStore } from '../../manager/vms/store.ts';
 import { printJson } from '../disk/options.ts';
 import { errorMessage, printable } from '../errors.ts';
@@ -17,6 +19,8 @@ type Row = {
   readonly pid?: number;
   /** ISO 8601 */
   readonly startedAt?: string;
+  /** what holds its process */
+  readonly jail?: ProcessRecord['jail'];
   /** why it is broken, or has crashed */
   readonly reason?: string;
 };
@@ -52,7 +56,12 @@ export function addInfoVm(program: Command, done: Done): void {
         const settings = row.state === 'broken' ? undefined : store.settings(name);
         printJson({ ...row, folder, ...(settings && { settings }) });
       } else {
-        const lines = Object.entries({ ...row, memory: row.memory && formatSize(row.memory), folder });
+        const lines = Object.entries({
+          ...row,
+          ...jailLine(row),
+          memory: row.memory && formatSize(row.memory),
+          folder,
+        });
         const shown = lines.filter(([, value]) => value !== undefined);
         process.stdout.write(
           shown.map(([key, value]) => `${`${key}:`.padEnd(11)}${printable(String(value))}\n`).join(''),
@@ -62,6 +71,9 @@ export function addInfoVm(program: Command, done: Done): void {
     });
 }
 
+const jailLine = ({ jail }: Row): { readonly jail?: string } =>
+  jail === undefined ? {} : { jail: jail === 'off' ? jail : describeJail(jail) };
+
 function rowOf(store: VmStore, name: string): Row {
   const { state, record } = store.status(name);
   const running = state === 'running';
@@ -69,7 +81,11 @@ function rowOf(store: VmStore, name: string): Row {
   const crash = state === 'crashed' ? (end?.message ?? 'its process was killed') : undefined;
   const life = {
     ...(running &&
-      record !== undefined && { pid: record.pid, startedAt: new Date(record.startedAt).toISOString() }),
+      record !== undefined && {
+        pid: record.pid,
+        startedAt: new Date(record.startedAt).toISOString(),
+        ...(record.jail !== undefined && { jail: record.jail }),
+      }),
     ...(crash !== undefined && { reason: crash }),
   };
   try {

@@ -1,3 +1,4 @@
+import { Option } from 'commander';
 import { managerPaths, privateFolder } from '../../manager/paths.ts';
 import { VmStore } from '../../manager/vms/store.ts';
 
@@ -6,6 +7,14 @@ export function openStore(): VmStore {
   const paths = managerPaths();
   privateFolder(paths.root);
   return new VmStore(paths.vms);
+}
+
+/** For verbs that start a VM, or make one. */
+export function jailOption(): Option {
+  return new Option(
+    '--jail <state>',
+    "off: the VM's process keeps all rights of your user, for debugging (default: on)",
+  ).choices(['on', 'off']);
 }
 
 /** An argument of all verbs that are about one VM. */

@@ -1,9 +1,9 @@
 import { closeSync, writeSync } from 'node:fs';
-import { REPORT_FD, type StartReport } from '../vms/lifecycle.ts';
+import { REPORT_FD, type StartOptions, type StartReport } from '../vms/lifecycle.ts';
 import { runVmProcess } from './process.ts';
 
 /** The whole of a VM's process: tells whoever has started it how that went, and lives on. @returns its exit status */
-export async function vmProcess(folder: string): Promise<number> {
+export async function vmProcess(folder: string, options: StartOptions = {}): Promise<number> {
   let told = false;
   const report = (line: StartReport): void => {
     if (told) return;
@@ -16,7 +16,7 @@ export async function vmProcess(folder: string): Promise<number> {
     }
   };
   try {
-    await runVmProcess(folder, () => report({ ready: true }));
+    await runVmProcess(folder, options, () => report({ ready: true }));
     return 0;
   } catch (error) {
     const { message, hint, code } = (error instanceof Error ? error : new Error(String(error))) as Error & {

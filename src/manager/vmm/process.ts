@@ -2,6 +2,8 @@
 import { mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { lockOpenFile } from '../../storage/file-lock.ts';
+import { openKernel } from '../../boot/kernel-file.ts';
+import { Networks } from '../../vmm/networks.ts';
 import { startVm } from '../../vmm/vm.ts';
 import type { RunningVm, VmExit } from '../../vmm/types.ts';
 import { AgentClient } from '../agent/client.ts';
@@ -11,14 +13,18 @@ import type { ControlledVm } from '../control/routes.ts';
 import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
 import { mountShares } from '../shares/mount.ts';
 import { packageVersion } from '../package-version.ts';
+import type { StartOptions } from '../vms/lifecycle.ts';
 import { parseVmIni } from '../vms/vm-ini.ts';
 import { VM_INI } from '../vms/files.ts';
 import { bootFilesOf } from './boot-files.ts';
 import { BoundedLog } from './bounded-log.ts';
 import { ConsoleServer } from './console-server.ts';
 import { serveExec } from './exec-stream.ts';
-import { PROCESS_LOCK, writeRecord } from './record.ts';
-import { vmOptionsOf } from './vm-options.ts';
+import { enterJail } from './jail.ts';
+import { describeJail } from './jail-report.ts';
+import { jailPaths } from './jail-paths.ts';
+import { PROCESS_LOCK, writeRecord, type ProcessRecord } from './record.ts';
+import { networkOptionsOf, vmOptionsOf } from './vm-options.ts';
 
 /** each of console and messages, in bytes */
 const LOG_LIMIT = 8 * 1024 * 1024;
@@ -29,7 +35,11 @@ const LOG_LIMIT = 8 * 1024 * 1024;
  * @param ready called once the VM runs and its sockets are there
  * @throws what is wrong with its files, devices or the host, before `ready`
  */
-export async function runVmProcess(folder: string, ready: () => void): Promise<VmExit> {
+export async function runVmProcess(
+  folder: string,
+  { jail: asked }: StartOptions,
+  ready: () => void,
+): Promise<VmExit> {
   process.chdir(folder);
   // Nothing that is made here is for others.
   process.umask(0o077);
@@ -45,17 +55,38 @@ export async function runVmProcess(folder: string, ready: () => void): Promise<V
   const log = (line: string): void => messages.write(`${new Date().toISOString()} ${line}\n`);
   const startedAt = Date.now();
   const consoleLog = new BoundedLog(join('log', 'console.log'), LOG_LIMIT);
-  const life = { pid: process.pid, startedAt, version: packageVersion(), consoleFrom: consoleLog.size };
+  let life: ProcessRecord = {
+    pid: process.pid,
+    startedAt,
+    version: packageVersion(),
+    consoleFrom: consoleLog.size,
+  };
   writeRecord('.', life);
   try {
+    const jailed = (asked ?? settings.vm.jail) === 'on';
+    const name = basename(folder);
+    // What others have to be asked for, and the kernel's place in a cache of all VMs, come before the jail. All that
+    // reads files of the guest's until then is TypeScript.
+    const networks = await Networks.open({
+      networks: networkOptionsOf(settings.network),
+      disks: [],
+      identity: name,
+      keepers: jailed,
+      log,
+    });
     const boot = await bootFilesOf(settings);
     for (const note of boot.notes) log(note);
     const options = vmOptionsOf(settings, boot, {
-      name: basename(folder),
+      name,
       port: { name: AGENT_PORT, path: join('run', AGENT_SOCKET) },
       log,
     });
-    const vm = await startVm(options);
+    const opened = { networks, kernel: await openKernel(options.kernel) };
+    const jail = jailed ? enterJail(await jailPaths(folder, settings, options)) : 'off';
+    log(jail === 'off' ? 'jail: off' : `jail: ${describeJail(jail)}`);
+    life = { ...life, jail };
+    writeRecord('.', life);
+    const vm = await startVm(options, opened);
     consoleLog.write(vm.console.tail());
     vm.console.onData((bytes) => consoleLog.write(bytes));
     if (vm.note !== undefined) log(vm.note);

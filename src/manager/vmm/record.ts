@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { writeFileAtomically } from '../atomic-file.ts';
+import { jailReport } from './jail-report.ts';
 
 /** held by the process for as long as it lives; the kernel lets go of it, however that ends */
 export const PROCESS_LOCK = 'process.lock';
@@ -13,6 +14,8 @@ const record = v.object({
   /** milliseconds since 1970 */
   startedAt: v.number(),
   version: v.string(),
+  /** what holds it; absent before it is in jail */
+  jail: v.optional(v.union([v.literal('off'), jailReport])),
   /** length of the console's log when it began, in bytes */
   consoleFrom: v.optional(v.number()),
   /** absent while it runs, and where it was killed */

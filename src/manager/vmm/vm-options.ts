@@ -1,3 +1,4 @@
+import type { NetworkOptions } from '../../vmm/network-types.ts';
 import type { PortOptions, VmOptions } from '../../vmm/types.ts';
 import type { BootFiles } from './boot-files.ts';
 import { parseForward } from '../../net/forward.ts';
@@ -14,6 +15,13 @@ export type ProcessOptions = {
   readonly port: PortOptions;
   readonly log: (line: string) => void;
 };
+
+export function networkOptionsOf({ cards, publish, hostAccess }: VmSettings['network']): NetworkOptions[] {
+  return networksOf(cards.map(parseNet), {
+    forwards: publish.map(parseForward),
+    ...(hostAccess && { hostAccess: true }),
+  });
+}
 
 /** Options of a VM by its settings; paths stay relative to its folder. */
 export function vmOptionsOf(
@@ -32,10 +40,7 @@ export function vmOptionsOf(
     transport: vm.transport,
     rng: true,
     identity: name,
-    networks: networksOf(network.cards.map(parseNet), {
-      forwards: network.publish.map(parseForward),
-      ...(network.hostAccess && { hostAccess: true }),
-    }),
+    networks: networkOptionsOf(network),
     ...(shares.length > 0 && { shares: shares.map(parseShare) }),
     ...(vm.balloon && { balloon: {} }),
     ports: [port, ...execPorts],

@@ -40,6 +40,8 @@ export type NewVm = {
   readonly user?: string;
   /** what cloud-init in the guest is told at its first boot; default: nothing */
   readonly seed?: Omit<SeedOptions, 'hostname'>;
+  /** default `on`; `off` leaves its process all rights of its user */
+  readonly jail?: 'on' | 'off';
   /** network cards, as `tsvm run --net` has them; default `user` */
   readonly networks?: readonly string[];
   /** ports of the host, as `tsvm run --publish` has them */
@@ -77,6 +79,7 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
         console: 'serial',
         transport: 'pci',
         balloon: true,
+        jail: vm.jail ?? 'on',
         ...(vm.image !== undefined && { image: vm.image }),
         ...(vm.user !== undefined && { user: vm.user }),
       },

@@ -59,11 +59,20 @@ export class VmConnection implements Disposable {
   }
 }
 
+export type StartOptions = {
+  /** default: as its settings have it */
+  readonly jail?: 'on' | 'off';
+};
+
 /**
  * Starts a VM's process, detached from this one. Resolves when the VM runs and its sockets are there.
  * @throws VmStoreError (ERUNNING), or what the process says is wrong
  */
-export async function startVmProcess(store: VmStore, name: string): Promise<void> {
+export async function startVmProcess(
+  store: VmStore,
+  name: string,
+  options: StartOptions = {},
+): Promise<void> {
   const folder = store.folderOf(name);
   const lock = new FileLocks([[lockFile(folder), 'write']]);
   try {
@@ -72,9 +81,13 @@ export async function startVmProcess(store: VmStore, name: string): Promise<void
     const output = openSync(join(folder, 'process.out'), 'w', 0o600);
     let child: ChildProcess;
     try {
-      child = spawn(process.execPath, [join(packageRoot(), 'dist/tsvm.js'), 'vm-process', folder], {
+      const { jail } = options;
+      const args = [...(jail === undefined ? [] : ['--jail', jail]), folder];
+      child = spawn(process.execPath, [join(packageRoot(), 'dist/tsvm.js'), 'vm-process', ...args], {
         detached: true,
         cwd: '/',
+        // An io_uring of Node's own could do what its process may not (native/seccomp.cc).
+        env: { ...process.env, UV_USE_IO_URING: '0' },
         stdio: ['ignore', output, output, 'pipe'],
       });
     } finally {

@@ -43,6 +43,8 @@ export const vmSettings = v.strictObject({
     console: v.optional(v.picklist(['serial', 'hvc0']), 'serial'),
     transport: v.optional(v.picklist(['pci', 'mmio']), 'pci'),
     balloon: v.optional(v.boolean(), true),
+    /** off: its process keeps all rights of its user, for debugging */
+    jail: v.optional(v.picklist(['on', 'off']), 'on'),
   }),
   boot: v.strictObject({
     /** none: what the boot loader on the first disk would boot */

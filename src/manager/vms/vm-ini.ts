@@ -27,6 +27,7 @@ const VM: readonly Field[] = [
   field('cpu', 'text', 'CPU features to add and to hide, such as +avx2,-rdrand'),
   field('console', 'text', 'serial or hvc0'),
   field('transport', 'text', 'pci or mmio'),
+  field('jail', 'text', 'on, or off for debugging: whether its process gives up what it does not need'),
   field('balloon', 'switch', 'whether the host can take memory back: yes or no'),
 ];
 const BOOT: readonly Field[] = [

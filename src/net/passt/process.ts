@@ -1,7 +1,9 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { closeSync } from 'node:fs';
 import { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import { createInterface } from 'node:readline';
+import type { CommandEnd, Keeper } from '../../kvm/keeper.ts';
 import { unixPair } from '../../kvm/unix-socket.ts';
 import { NetworkError } from '../network-error.ts';
 
@@ -17,9 +19,7 @@ const LAST_LINES = 5;
 const LINE_LIMIT = 300;
 
 /** How a run of passt ended. */
-export type PasstEnd = {
-  readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
+export type PasstEnd = CommandEnd & {
   /** the last that it said */
   readonly said: readonly string[];
 };
@@ -27,11 +27,64 @@ export type PasstEnd = {
 /** The number of the socket in the child. */
 export const PASST_FD = 3;
 
+/** A run that has begun. */
+type Run = {
+  readonly stderr: Readable;
+  /** resolves when it has ended and all that it said was read; never rejects */
+  readonly ended: Promise<CommandEnd & { readonly reason?: string }>;
+  readonly kill: () => void;
+};
+
+/** Runs passt with its end of a socket as {@link PASST_FD}; the socket stays open here. */
+export type PasstLauncher = (socket: number) => Run;
+
+/** The environment of passt: its messages are read. */
+export const PASST_ENV = { LC_ALL: 'C' };
+
+/** A child of this process. */
+export function launchPasst(program: string, args: readonly string[]): PasstLauncher {
+  return (socket) => {
+    // In a session of its own no key of the terminal ends it before the VM.
+    const child = spawn(program, args, {
+      stdio: ['ignore', 'ignore', 'pipe', socket],
+      env: PASST_ENV,
+      cwd: '/',
+      detached: true,
+    });
+    child.unref();
+    const stderr = child.stderr!;
+    if (stderr instanceof Socket) stderr.unref();
+    const ended = new Promise<Awaited<Run['ended']>>((resolve) => {
+      child.once('error', ({ message }) => resolve({ code: null, signal: null, reason: message }));
+      child.once('close', (code, signal) => resolve({ code, signal }));
+    });
+    return { stderr, ended, kill: () => child.kill('SIGKILL') };
+  };
+}
+
+/** A child of a keeper, which has the command line. */
+export function launchKeptPasst(keeper: Keeper): PasstLauncher {
+  return (socket) => {
+    const [said, its] = unixPair();
+    const stderr = new Socket({ fd: said, readable: true, writable: false });
+    stderr.unref();
+    stderr.on('error', () => undefined);
+    const read = new Promise((resolve) => stderr.once('close', resolve));
+    const end = keeper.run(its, [socket]);
+    closeSync(its);
+    const ended = end.then(async (how) => {
+      await read;
+      return how;
+    });
+    return { stderr, ended, kill: () => keeper.kill() };
+  };
+}
+
 /** One passt, from its start to its end. It ends with its socket, and so with this process, however that ends. */
 export class PasstProcess {
   /** resolves with its end; never rejects */
   readonly ended: Promise<PasstEnd>;
-  readonly #child: ChildProcess;
+  readonly #run: Run;
   readonly #said: string[] = [];
   #ready: (() => void) | undefined;
 
@@ -41,13 +94,12 @@ export class PasstProcess {
    * @throws NetworkError with what it said where it ends before
    */
   static async start(
-    program: string,
-    args: readonly string[],
+    launch: PasstLauncher,
   ): Promise<{ readonly passt: PasstProcess; readonly socket: number }> {
     const [socket, its] = unixPair();
     let passt: PasstProcess;
     try {
-      passt = new PasstProcess(program, args, its);
+      passt = new PasstProcess(launch(its));
     } catch (error) {
       closeSync(socket);
       throw error;
@@ -60,32 +112,14 @@ export class PasstProcess {
     throw new NetworkError('ECHILD', `passt did not start: ${describeEnd(end)}`);
   }
 
-  private constructor(program: string, args: readonly string[], socket: number) {
-    // In a session of its own no key of the terminal ends it before the VM.
-    const child = spawn(program, args, {
-      stdio: ['ignore', 'ignore', 'pipe', socket],
-      env: { LC_ALL: 'C' },
-      cwd: '/',
-      detached: true,
-    });
-    this.#child = child;
-    child.unref();
-    const lines = createInterface({ input: child.stderr! });
+  private constructor(run: Run) {
+    this.#run = run;
+    const lines = createInterface({ input: run.stderr });
     lines.on('line', (line) => this.#take(line));
-    if (child.stderr instanceof Socket) child.stderr.unref();
-    this.ended = new Promise((resolve) => {
-      const end = (code: number | null, signal: NodeJS.Signals | null): void =>
-        resolve({ code, signal, said: this.#said });
-      child.once('error', (error) => {
-        this.#take(error.message);
-        end(null, null);
-      });
-      child.once('close', end);
+    this.ended = run.ended.then(({ reason, ...end }) => {
+      if (reason !== undefined) this.#take(reason);
+      return { ...end, said: this.#said };
     });
-  }
-
-  get pid(): number | undefined {
-    return this.#child.pid;
   }
 
   /** Waits for its end, which its socket's end brings; no longer than it takes to kill it. */
@@ -96,7 +130,7 @@ export class PasstProcess {
   }
 
   kill(): void {
-    this.#child.kill('SIGKILL');
+    this.#run.kill();
   }
 
   /** Resolves to its end, or undefined where it is up. */

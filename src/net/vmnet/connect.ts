@@ -1,5 +1,5 @@
 /** The way of a VMM to its network's switch, which is started where there is none. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KvmError } from '../../kvm/errors.ts';
@@ -14,19 +14,22 @@ const WELCOME_LIMIT = 2048;
 
 export type SwitchCommand = readonly [program: string, ...args: string[]];
 
+/** A switch that was started, and may have found that another one serves the network. */
+export type StartedSwitch = { readonly ended: () => boolean };
+
 /**
  * Connects to the switch of a network, and starts one where there is none.
- * @param command what serves the network; it returns at once where another process does
+ * @param start starts what serves the network; that ends at once where another process does
  * @returns the socket, for frames from here on
  * @throws NetworkError where the switch does not come up, or does not let the VM in
  */
 export async function connectVmnet(
   place: VmnetPlace,
   greeting: Greeting,
-  command: SwitchCommand,
+  start: () => StartedSwitch,
 ): Promise<number> {
   const end = performance.now() + LIMIT_MS;
-  let starting: ChildProcess | undefined;
+  let starting: StartedSwitch | undefined;
   for (;;) {
     const socket = tryToConnect(place.socket);
     // One that is about to end closes it again without a word.
@@ -39,9 +42,7 @@ export async function connectVmnet(
         `see ${place.log}`,
       );
     }
-    if (starting?.exitCode !== null || starting.signalCode !== null) {
-      starting = startSwitch(place, command);
-    }
+    if (starting?.ended() ?? true) starting = start();
     await sleep(STEP_MS);
   }
 }
@@ -57,16 +58,21 @@ function tryToConnect(path: string): number | undefined {
 }
 
 /** It outlives this process, and is nobody's child then. */
-function startSwitch(place: VmnetPlace, [program, ...args]: SwitchCommand): ChildProcess {
-  const log = openSync(place.log, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
+export function startSwitch(place: VmnetPlace, [program, ...args]: SwitchCommand): StartedSwitch {
+  const log = openLog(place);
   try {
     const child = spawn(program, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
     child.on('error', () => undefined);
     child.unref();
-    return child;
+    return { ended: () => child.exitCode !== null || child.signalCode !== null };
   } finally {
     closeSync(log);
   }
+}
+
+/** For what a switch says. @returns a descriptor */
+export function openLog({ log }: VmnetPlace): number {
+  return openSync(log, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o600);
 }
 
 /** Returns whether the switch answered; closes the socket where not. @throws NetworkError where it does not want us */

@@ -40,14 +40,14 @@ async function open(options: Partial<UserNetworkOptions> = {}) {
 }
 
 /** Processes that are children of this one. */
-function passts(parent: number = process.pid): number[] {
+function passts(parent: number = process.pid, program = 'passt'): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
     .filter((pid) => {
       try {
         const [, name, rest] = /^\d+ \((.*)\) (.*)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? [];
-        return name?.startsWith('passt') === true && Number(rest?.split(' ')[1]) === parent;
+        return name?.startsWith(program) === true && Number(rest?.split(' ')[1]) === parent;
       } catch {
         return false;
       }
@@ -178,6 +178,23 @@ describe.runIf(havePasst)('user-mode networking over passt', () => {
     client.on('error', () => undefined);
     onTestFinished(() => void client.destroy());
     expect((await station.next(readSyn)).destinationPort).toBe(80);
+  });
+
+  it('has passt run by a keeper, and again when it has ended', async () => {
+    const { backend, lines, station } = await open({ keeper: true });
+    const [keeper] = passts(process.pid, 'tsvm-keeper');
+    expect(passts()).toEqual([]);
+    const [pid] = passts(keeper);
+    await lease(station);
+    process.kill(pid!, 'SIGKILL');
+    await until(() => lines.some((line) => line.includes('up again')), 'passt is back');
+    expect(lines).toContain('user0: passt ended: killed by SIGKILL');
+    expect(passts(keeper)).toHaveLength(1);
+    expect(passts(keeper)).not.toContain(pid);
+    await lease(station);
+    await backend.close();
+    await until(() => passts(process.pid, 'tsvm-keeper').length === 0, 'the keeper has ended');
+    expect(passts(keeper)).toEqual([]);
   });
 
   it('ends passt with the back end', async () => {

@@ -7,7 +7,7 @@ import type { VmSettings } from '../../../../src/manager/vms/settings.ts';
 import { VmStore, VmStoreError } from '../../../../src/manager/vms/store.ts';
 
 const SETTINGS: VmSettings = {
-  vm: { memory: 2 ** 26, cpus: 1, console: 'serial', transport: 'pci', balloon: true },
+  vm: { memory: 2 ** 26, cpus: 1, console: 'serial', transport: 'pci', balloon: true, jail: 'on' },
   boot: { kernel: 'k' },
   disks: [],
   network: { cards: [], publish: [], hostAccess: false },

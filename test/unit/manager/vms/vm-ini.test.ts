@@ -15,6 +15,7 @@ const SETTINGS: VmSettings = {
     console: 'hvc0',
     transport: 'mmio',
     balloon: false,
+    jail: 'off',
   },
   boot: {
     kernel: '/boot/vmlinuz',
