@@ -18,8 +18,7 @@ type Info = {
   readonly settings: { readonly vm: { readonly jail: string } };
 };
 
-const info = async (name: string): Promise<Info> =>
-  JSON.parse(await home.ok('info', '--json', name)) as Info;
+const info = async (name: string): Promise<Info> => JSON.parse(await home.ok('info', '--json', name)) as Info;
 
 const vmFolder = (name: string): string => join(home.env.TSVM_HOME, 'vms', name);
 const logOf = (name: string): string => readFileSync(join(vmFolder(name), 'log/tsvm.log'), 'utf8');

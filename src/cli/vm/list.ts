@@ -56,12 +56,10 @@ export function addInfoVm(program: Command, done: Done): void {
         const settings = row.state === 'broken' ? undefined : store.settings(name);
         printJson({ ...row, folder, ...(settings && { settings }) });
       } else {
-        const lines = Object.entries({
-          ...row,
-          ...jailLine(row),
-          memory: row.memory && formatSize(row.memory),
-          folder,
-        });
+        const { jail, ...plain } = row;
+        const held = jail === undefined || jail === 'off' ? jail : describeJail(jail);
+        const memory = row.memory && formatSize(row.memory);
+        const lines = Object.entries({ ...plain, memory, jail: held, folder });
         const shown = lines.filter(([, value]) => value !== undefined);
         process.stdout.write(
           shown.map(([key, value]) => `${`${key}:`.padEnd(11)}${printable(String(value))}\n`).join(''),
@@ -70,9 +68,6 @@ export function addInfoVm(program: Command, done: Done): void {
       done(EXIT.ok);
     });
 }
-
-const jailLine = ({ jail }: Row): { readonly jail?: string } =>
-  jail === undefined ? {} : { jail: jail === 'off' ? jail : describeJail(jail) };
 
 function rowOf(store: VmStore, name: string): Row {
   const { state, record } = store.status(name);

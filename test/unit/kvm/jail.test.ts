@@ -27,7 +27,7 @@ describe.skipIf(abi < 0)('a process in the jail', () => {
     await execa('cc', ['-shared', '-fPIC', '-pthread', '-o', library, join(SUPPORT, 'calls.c')]);
     const { stdout } = await execa(
       process.execPath,
-      ['--import', 'tsx', join(SUPPORT, 'prisoner.mts'), folder, secret, library],
+      ['--import', 'tsx', join(SUPPORT, 'prisoner.ts'), folder, secret, library],
       { stdin: 'ignore' },
     );
     const [json = '', ...lines] = stdout.split('\n');
@@ -38,7 +38,7 @@ describe.skipIf(abi < 0)('a process in the jail', () => {
         return [line.slice(0, at), Number(line.slice(at + 1))];
       }),
     );
-  });
+  }, 60_000);
   afterAll(() => rmSync(base, { recursive: true, force: true }));
 
   test('opens none of the files that it was not left, in any thread', () => {

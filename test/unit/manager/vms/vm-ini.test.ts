@@ -59,7 +59,7 @@ test('settings come back as they were written', () => {
 
 test('what is not given has its default', () => {
   expect(parseVmIni(MINIMUM, 'vm.ini')).toEqual({
-    vm: { memory: 512 * MIB, cpus: 1, console: 'serial', transport: 'pci', balloon: true },
+    vm: { memory: 512 * MIB, cpus: 1, console: 'serial', transport: 'pci', balloon: true, jail: 'on' },
     boot: { kernel: 'k' },
     disks: [],
     network: { cards: [], publish: [], hostAccess: false },
