@@ -4,7 +4,8 @@ import type { GuestHost } from '../lab/host.ts';
 import { DebianGuest, type DebianOptions } from './debian-guest.ts';
 
 const PROGRAM = join(import.meta.dirname, 'programs/net-load.py');
-const GUEST_PROGRAM = '/run/net-load.py';
+/** in the guest */
+export const GUEST_PROGRAM = '/run/net-load.py';
 
 /** Makes a copy of Debian's disk that a user without rights may write to, and a folder for its sockets. */
 export async function userDisk(host: GuestHost, name: string): Promise<string> {
