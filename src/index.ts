@@ -9,6 +9,7 @@ export {
   type VmExecResult,
   type VmHomeOptions,
 } from './manager/vms/vm.ts';
+export type { EventFilter, VmEvent, VmEventKind } from './manager/events.ts';
 export type { VmSerial } from './manager/vms/serial.ts';
 export type { StopOptions } from './manager/vms/lifecycle.ts';
 export type { DiskSettings, VmSettings } from './manager/vms/settings.ts';

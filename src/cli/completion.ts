@@ -27,7 +27,7 @@ const OF_VMS = [
     'console',
     'exec',
   ],
-  ...['wait', 'send', 'set'],
+  ...['wait', 'send', 'set', 'events'],
 ];
 
 type Verb = {

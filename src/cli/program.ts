@@ -14,6 +14,7 @@ import { addVmnetSwitch } from './vmnet-switch.ts';
 import { exampleHelp } from './verb.ts';
 import { addConsole } from './vm/console.ts';
 import { addCreateVm } from './vm/create.ts';
+import { addEvents } from './vm/events.ts';
 import { addExec, addShell } from './vm/exec.ts';
 import {
   addDelete,
@@ -67,6 +68,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
       addInfoVm,
       addTop,
       addLogs,
+      addEvents,
       addConsole,
       addSend,
       addWait,

@@ -25,6 +25,18 @@ export function parseSize(text: string): number {
   return bytes;
 }
 
+/** The kernel takes no quota of less than a millisecond in 100. */
+const LEAST_CPU_TIME = 0.01;
+const MOST_CPU_TIME = 1024;
+
+/** CPUs' worth of time, such as `1.5`. @throws SizeError */
+export function parseCpuTime(text: string): number {
+  const value = Number(text);
+  if (!/^\d+(\.\d+)?$/.test(text) || value < LEAST_CPU_TIME || value > MOST_CPU_TIME)
+    throw new SizeError(`not a number of CPUs from ${LEAST_CPU_TIME} to ${MOST_CPU_TIME}, such as 1.5`);
+  return value;
+}
+
 /** A size for people: the largest unit that it is at least one of, with at most one decimal. */
 export function formatSize(bytes: number): string {
   let value = bytes;

@@ -6,7 +6,7 @@ import { parseForward } from '../../net/forward.ts';
 import { parseShare } from '../../manager/options/device-options.ts';
 import { parseNet } from '../../manager/options/net-options.ts';
 import type { ManagerPaths } from '../../manager/paths.ts';
-import { parseSize } from '../../manager/sizes.ts';
+import { parseCpuTime, parseSize } from '../../manager/sizes.ts';
 import type { NewVm } from '../../manager/vms/create.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import { FORMATS, diskSize } from '../disk/options.ts';
@@ -31,6 +31,8 @@ type CreateFlags = {
   readonly cloudInit?: string;
   readonly sshKey?: readonly string[];
   readonly jail?: 'on' | 'off';
+  readonly cpuLimit?: number;
+  readonly memoryLimit?: number;
   readonly start?: true;
 };
 
@@ -82,6 +84,16 @@ export function addCreateVm(program: Command, done: Done): void {
     )
     .option('--cloud-init <file>', "your file for the guest's cloud-init: #cloud-config, a script, …")
     .option('--ssh-key <file>', 'public key that may log in by ssh; may be given again', collect)
+    .option(
+      '--cpu-limit <n>',
+      "CPUs' worth of time that its process may take, such as 1.5",
+      argument(parseCpuTime),
+    )
+    .option(
+      '--memory-limit <size>',
+      'memory that its process may take: RAM and some 100M for tsvm itself',
+      argument(parseSize),
+    )
     .addOption(jailOption())
     .option('--start', 'start it at once')
     .addHelpText('after', HELP)
@@ -104,6 +116,8 @@ export function addCreateVm(program: Command, done: Done): void {
           ...(flags.disk !== undefined && { diskSize: flags.disk }),
           ...(flags.user !== undefined && { user: flags.user }),
           ...(flags.jail !== undefined && { jail: flags.jail }),
+          ...(flags.cpuLimit !== undefined && { cpuLimit: flags.cpuLimit }),
+          ...(flags.memoryLimit !== undefined && { memoryLimit: flags.memoryLimit }),
           ...(flags.net !== undefined && { networks: flags.net }),
           ...(flags.publish !== undefined && { publish: flags.publish }),
           ...(flags.share !== undefined && { shares: flags.share }),

@@ -1,4 +1,5 @@
 import { Option } from 'commander';
+import { EventJournal } from '../../manager/events.ts';
 import { managerPaths, privateFolder } from '../../manager/paths.ts';
 import { VmStore } from '../../manager/vms/store.ts';
 
@@ -6,7 +7,7 @@ import { VmStore } from '../../manager/vms/store.ts';
 export function openStore(): VmStore {
   const paths = managerPaths();
   privateFolder(paths.root);
-  return new VmStore(paths.vms);
+  return new VmStore(paths.vms, new EventJournal(paths.root));
 }
 
 /** For verbs that start a VM, or make one. */

@@ -11,12 +11,15 @@ import { AGENT_PORT } from '../agent/port.ts';
 import { ControlServer } from '../control/server.ts';
 import type { ControlledVm } from '../control/routes.ts';
 import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
+import { journalBeside, type EventJournal } from '../events.ts';
 import { mountShares } from '../shares/mount.ts';
 import { packageVersion } from '../package-version.ts';
 import type { StartOptions } from '../vms/lifecycle.ts';
 import { parseVmIni } from '../vms/vm-ini.ts';
 import { VM_INI } from '../vms/files.ts';
+import { CRASHES } from '../vms/store.ts';
 import { bootFilesOf } from './boot-files.ts';
+import { enterLimits } from './cgroup.ts';
 import { BoundedLog } from './bounded-log.ts';
 import { ConsoleServer } from './console-server.ts';
 import { serveExec } from './exec-stream.ts';
@@ -28,6 +31,8 @@ import { networkOptionsOf, vmOptionsOf } from './vm-options.ts';
 
 /** each of console and messages, in bytes */
 const LOG_LIMIT = 8 * 1024 * 1024;
+/** how often the guest's agent is looked for, in milliseconds */
+const AGENT_POLL = 250;
 
 /**
  * Runs the VM of a folder to its end. Sockets have names relative to the folder, which becomes the working directory:
@@ -62,9 +67,17 @@ export async function runVmProcess(
     consoleFrom: consoleLog.size,
   };
   writeRecord('.', life);
+  const name = basename(folder);
+  const events = journalBeside(folder);
+  events.open();
   try {
+    const { cpuLimit, memoryLimit } = settings.vm;
+    const group = enterLimits(name, { cpu: cpuLimit, memory: memoryLimit });
+    if (group !== undefined) {
+      life = { ...life, group };
+      log(`limits: ${group}`);
+    }
     const jailed = (asked ?? settings.vm.jail) === 'on';
-    const name = basename(folder);
     // What others have to be asked for, and the kernel's place in a cache of all VMs, come before the jail. All that
     // reads files of the guest's until then is TypeScript.
     const networks = await Networks.open({
@@ -99,12 +112,21 @@ export async function runVmProcess(
       options.memory ?? 0,
       options.cpus ?? 1,
       options.kernel,
+      events,
     );
     mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
+    events.add(name, 'started');
+    const agentUp = setInterval(() => {
+      if (vm.port(AGENT_PORT)?.guestOpen !== true) return;
+      clearInterval(agentUp);
+      events.add(name, 'agent');
+    }, AGENT_POLL).unref();
     ready();
     const exit = await vm.exited;
+    clearInterval(agentUp);
+    events.add(name, CRASHES.has(exit.reason) ? 'crashed' : 'stopped', exit.message);
     log(`ended: ${exit.reason}: ${exit.message}${exit.report === undefined ? '' : `\n${exit.report}`}`);
     await Promise.all([control.close(), console.close(), process_.agent[Symbol.asyncDispose]()]);
     writeRecord('.', { ...life, end: { at: Date.now(), ...exit } });
@@ -125,6 +147,7 @@ class VmProcess implements ControlledVm {
   readonly vm: RunningVm;
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
   readonly #about: Omit<VmDescription, 'state'>;
+  readonly #events: EventJournal;
   #state: VmDescription['state'] = 'running';
 
   constructor(
@@ -134,8 +157,10 @@ class VmProcess implements ControlledVm {
     memory: number,
     cpus: number,
     kernel: string,
+    events: EventJournal,
   ) {
     this.vm = vm;
+    this.#events = events;
     const name = basename(folder);
     this.#about = { name, pid: process.pid, startedAt, memory, cpus, kernel, version: packageVersion() };
     process.on('SIGTERM', () => this.stop(this.#state === 'stopping' ? 'force' : 'request'));
@@ -164,6 +189,7 @@ class VmProcess implements ControlledVm {
   };
 
   readonly paused = (paused: boolean): void => {
+    this.#events.add(this.#about.name, paused ? 'paused' : 'resumed');
     if (this.#state !== 'stopping') this.#state = paused ? 'paused' : 'running';
   };
 

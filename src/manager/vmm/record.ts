@@ -14,6 +14,8 @@ const record = v.object({
   /** milliseconds since 1970 */
   startedAt: v.number(),
   version: v.string(),
+  /** its control group, where it has limits */
+  group: v.optional(v.string()),
   /** what holds it; absent before it is in jail */
   jail: v.optional(v.union([v.literal('off'), jailReport])),
   /** length of the console's log when it began, in bytes */

@@ -42,6 +42,10 @@ export type NewVm = {
   readonly seed?: Omit<SeedOptions, 'hostname'>;
   /** default `on`; `off` leaves its process all rights of its user */
   readonly jail?: 'on' | 'off';
+  /** CPUs' worth of time for its process; default: no limit */
+  readonly cpuLimit?: number;
+  /** memory for its process, in bytes; default: no limit */
+  readonly memoryLimit?: number;
   /** network cards, as `tsvm run --net` has them; default `user` */
   readonly networks?: readonly string[];
   /** ports of the host, as `tsvm run --publish` has them */
@@ -80,6 +84,8 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
         transport: 'pci',
         balloon: true,
         jail: vm.jail ?? 'on',
+        ...(vm.cpuLimit !== undefined && { cpuLimit: vm.cpuLimit }),
+        ...(vm.memoryLimit !== undefined && { memoryLimit: vm.memoryLimit }),
         ...(vm.image !== undefined && { image: vm.image }),
         ...(vm.user !== undefined && { user: vm.user }),
       },

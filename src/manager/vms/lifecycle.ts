@@ -9,6 +9,7 @@ import { packageRoot } from '../../kvm/package-root.ts';
 import { ControlClient } from '../control/client.ts';
 import { CONSOLE_SOCKET, CONTROL_SOCKET } from '../control/types.ts';
 import { FileLocks } from '../../storage/file-lock.ts';
+import { removeGroup } from '../vmm/cgroup.ts';
 import { readRecord, writeRecord } from '../vmm/record.ts';
 import { processOf, VmStoreError, type VmStore } from './store.ts';
 
@@ -78,6 +79,11 @@ export async function startVmProcess(
   try {
     if (store.status(name).state === 'running')
       throw new VmStoreError('ERUNNING', `the VM '${name}' is running already`);
+    // Who was killed by somebody else could not say so.
+    const before = readRecord(folder);
+    if (before !== undefined && before.end === undefined)
+      store.events?.add(name, 'crashed', 'its process was killed');
+    dropGroup(folder);
     const output = openSync(join(folder, 'process.out'), 'w', 0o600);
     let child: ChildProcess;
     try {
@@ -162,11 +168,19 @@ export async function killVm(store: VmStore, name: string): Promise<void> {
     throw new VmStoreError('EKILL', `the process of the VM '${name}' does not end, even when it is killed`);
   const record = readRecord(folder);
   // It was asked for, so it is no crash.
-  if (record !== undefined && record.pid === pid && record.end === undefined)
+  if (record !== undefined && record.pid === pid && record.end === undefined) {
+    store.events?.add(name, 'killed');
     writeRecord(folder, {
       ...record,
       end: { at: Date.now(), reason: 'killed', message: 'its process was killed' },
     });
+  }
+}
+
+/** Removes the control group of a process that has ended. */
+function dropGroup(folder: string): void {
+  const group = readRecord(folder)?.group;
+  if (group !== undefined) removeGroup(group);
 }
 
 /** Waits until a VM does not run. @returns false where `timeout` milliseconds have passed */
@@ -176,6 +190,7 @@ export async function ended(store: VmStore, name: string, timeout: number): Prom
     if (performance.now() > end) return false;
     await sleep(POLL_MS);
   }
+  dropGroup(store.folderOf(name));
   return true;
 }
 

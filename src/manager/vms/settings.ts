@@ -45,6 +45,10 @@ export const vmSettings = v.strictObject({
     balloon: v.optional(v.boolean(), true),
     /** off: its process keeps all rights of its user, for debugging */
     jail: v.optional(v.picklist(['on', 'off']), 'on'),
+    /** CPUs' worth of time that its process may take */
+    cpuLimit: v.optional(v.number()),
+    /** memory that its process may take, the guest's RAM and all, in bytes */
+    memoryLimit: v.optional(v.pipe(bytes, v.minValue(64 * MIB, 'must be at least 64M'))),
   }),
   boot: v.strictObject({
     /** none: what the boot loader on the first disk would boot */

@@ -16,6 +16,7 @@ import { findLock } from '../../kvm/host-file.ts';
 import { findHolder } from '../../storage/lock-holder.ts';
 import { syncFolder } from '../../storage/sync-folder.ts';
 import { writeFileAtomically } from '../atomic-file.ts';
+import type { EventJournal } from '../events.ts';
 import { PROCESS_LOCK, readRecord, type ProcessRecord } from '../vmm/record.ts';
 import { VM_INI } from './files.ts';
 import { checkVmName } from './name.ts';
@@ -43,7 +44,7 @@ export type VmStatus = {
 };
 
 /** reasons of an end that nobody asked for */
-const CRASHES = new Set(['panic', 'triple-fault', 'error']);
+export const CRASHES: ReadonlySet<string> = new Set(['panic', 'triple-fault', 'error']);
 /** where a lock of a file in use may be */
 const LOCK_BYTES = 1024;
 /** of folders that are being made or removed */
@@ -51,11 +52,13 @@ const HIDDEN = '.';
 
 /** VMs as folders of one directory, each with all that is its own. */
 export class VmStore {
+  readonly events: EventJournal | undefined;
   readonly #folder: string;
 
-  /** @param folder made where it is not there; for its owner only */
-  constructor(folder: string) {
+  /** @param folder made where it is not there; for its owner only @param events is told what happens */
+  constructor(folder: string, events?: EventJournal) {
     this.#folder = folder;
+    this.events = events;
   }
 
   /** Names of all VMs, sorted. */
@@ -90,7 +93,8 @@ export class VmStore {
   }
 
   writeSettings(name: string, settings: VmSettings): void {
-    writeFileAtomically(join(this.folderOf(name), VM_INI), formatVmIni(settings, name));
+    writeFileAtomically(join(this.folderOf(name), VM_INI), checkedIni(settings, name));
+    this.events?.add(name, 'set');
   }
 
   status(name: string): VmStatus {
@@ -117,11 +121,12 @@ export class VmStore {
     mkdirSync(staging, { mode: 0o700 });
     try {
       const settings = await fill(staging);
-      writeFileSync(join(staging, VM_INI), formatVmIni(settings, name), { mode: 0o600, flush: true });
+      writeFileSync(join(staging, VM_INI), checkedIni(settings, name), { mode: 0o600, flush: true });
       this.#checkFree(name);
       // Where somebody else was faster, a folder that has something in it is in the way.
       renameSync(staging, folder);
       syncFolder(this.#folder);
+      this.events?.add(name, 'created', settings.vm.image);
     } catch (error) {
       await rm(staging, { recursive: true, force: true });
       if (
@@ -146,6 +151,7 @@ export class VmStore {
     await this.#sweep();
     const gone = this.#hidden('old', name);
     renameSync(folder, gone);
+    this.events?.add(name, 'deleted');
     await rm(gone, { recursive: true, force: true });
   }
 
@@ -161,6 +167,7 @@ export class VmStore {
         `stop it first (\`tsvm stop ${name}\`)`,
       );
     renameSync(folder, join(this.#folder, to));
+    this.events?.add(name, 'renamed', to);
     syncFolder(this.#folder);
   }
 
@@ -186,6 +193,13 @@ export class VmStore {
         'choose another name, or delete that one',
       );
   }
+}
+
+/** What is written can be read again. @throws IniError */
+function checkedIni(settings: VmSettings, name: string): string {
+  const text = formatVmIni(settings, name);
+  parseVmIni(text, VM_INI);
+  return text;
 }
 
 /** The process that runs a VM, by the lock that it has; undefined where there is none that this user may see. */

@@ -4,11 +4,11 @@ import * as v from 'valibot';
 import { parseForward } from '../../net/forward.ts';
 import { parseShare } from '../options/device-options.ts';
 import { parseNet } from '../options/net-options.ts';
-import { parseSize } from '../sizes.ts';
+import { parseCpuTime, parseSize } from '../sizes.ts';
 import { IniError, parseIni, type IniSection } from '../ini.ts';
 import { vmSettings, type VmSettings } from './settings.ts';
 
-type Kind = 'text' | 'size' | 'whole' | 'switch';
+type Kind = 'text' | 'size' | 'whole' | 'number' | 'switch';
 type List = { readonly prefix: string; readonly about: string };
 type Field = { readonly key: string; readonly property: string; readonly kind: Kind; readonly about: string };
 
@@ -28,6 +28,8 @@ const VM: readonly Field[] = [
   field('console', 'text', 'serial or hvc0'),
   field('transport', 'text', 'pci or mmio'),
   field('jail', 'text', 'on, or off for debugging: whether its process gives up what it does not need'),
+  field('cpu-limit', 'number', 'CPU time that its process may take, as a number of CPUs, such as 1.5'),
+  field('memory-limit', 'size', 'memory that its process may take: RAM and some 100M for tsvm itself'),
   field('balloon', 'switch', 'whether the host can take memory back: yes or no'),
 ];
 const BOOT: readonly Field[] = [
@@ -170,6 +172,8 @@ function valueOf(kind: Kind, value: string): unknown {
     case 'whole':
       if (!/^\d{1,9}$/.test(value)) throw new RangeError(`no whole number: '${value}'`);
       return Number(value);
+    case 'number':
+      return parseCpuTime(value);
     case 'switch':
       // The ini package gives `true` for a key without a value.
       if (value !== 'yes' && value !== 'no') throw new RangeError(`yes or no, not '${value}'`);

@@ -1,4 +1,5 @@
-import { managerPaths, privateFolder } from '../paths.ts';
+import { EventJournal, readEvents, type EventFilter, type VmEvent } from '../events.ts';
+import { managerPaths, privateFolder, type ManagerPaths } from '../paths.ts';
 import type { ExecAnswer } from '../control/types.ts';
 import { createVm, type NewVm } from './create.ts';
 import { killVm, startVmProcess, stopVm, VmConnection, type StopOptions } from './lifecycle.ts';
@@ -83,6 +84,11 @@ export class Vm implements AsyncDisposable {
     return store.names().map((name) => new Vm(store, name, false));
   }
 
+  /** What has happened to VMs, in its order; with `follow`, and what happens. */
+  static events({ home, ...filter }: EventFilter & VmHomeOptions = {}): AsyncGenerator<VmEvent> {
+    return readEvents(pathsOf(home).root, filter);
+  }
+
   private constructor(store: VmStore, name: string, temporary: boolean) {
     this.#store = store;
     this.name = name;
@@ -160,10 +166,13 @@ export class Vm implements AsyncDisposable {
   }
 }
 
+const pathsOf = (home: string | undefined): ManagerPaths =>
+  managerPaths(home === undefined ? process.env : { TSVM_HOME: home });
+
 function openStore(home: string | undefined): VmStore {
-  const paths = managerPaths(home === undefined ? process.env : { TSVM_HOME: home });
+  const paths = pathsOf(home);
   privateFolder(paths.root);
-  return new VmStore(paths.vms);
+  return new VmStore(paths.vms, new EventJournal(paths.root));
 }
 
 function resultOf({ exitCode, signal, stdout, stderr }: ExecAnswer): VmExecResult {

@@ -1,0 +1,83 @@
+/** CPU and memory limits of a VM's process by cgroup v2, where this host lets a user have them. */
+import { existsSync, mkdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { VmHome } from '../support/vm-home.ts';
+
+let home: VmHome;
+
+beforeEach(() => {
+  home = new VmHome();
+});
+afterEach(() => home.remove());
+
+/** Why limits cannot be had here; undefined where they can. */
+function obstacle(): string | undefined {
+  const root = /^\S+ \S+ \S+ \S+ (\S+) .* - cgroup2 /m.exec(
+    readFileSync('/proc/self/mountinfo', 'utf8'),
+  )?.[1];
+  if (root === undefined) return 'cgroup2 is not mounted';
+  const own = join(root, /^0::(.*)$/m.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1] ?? '/');
+  const controllers = readFileSync(join(own, 'cgroup.controllers'), 'utf8').trim().split(' ');
+  if (!controllers.includes('cpu') || !controllers.includes('memory'))
+    return 'cgroup v2 has not the controllers cpu and memory, which v1 may have';
+  const probe = join(own, `tsvm-probe-${process.pid}`);
+  try {
+    mkdirSync(probe);
+    rmdirSync(probe);
+    return undefined;
+  } catch {
+    return `${own} is not delegated to this user`;
+  }
+}
+
+const why = obstacle();
+if (why !== undefined) process.stderr.write(`skipped: limits that hold: ${why}\n`);
+
+const vmFolder = (name: string): string => join(home.env.TSVM_HOME, 'vms', name);
+
+test.skipIf(why !== undefined)('limits hold for the VM and go with it', async () => {
+  await home.create('web', '--cpu-limit', '0.5', '--memory-limit', '512M');
+  await home.ok('start', 'web');
+  const { pid } = JSON.parse(await home.ok('info', '--json', 'web')) as { pid: number };
+  const { group } = JSON.parse(readFileSync(join(vmFolder('web'), 'process.json'), 'utf8')) as {
+    group: string;
+  };
+  expect(readFileSync(`/proc/${pid}/cgroup`, 'utf8')).toContain(`/tsvm-web-${pid}\n`);
+  expect(readFileSync(join(group, 'cpu.max'), 'utf8')).toBe('50000 100000\n');
+  expect(readFileSync(join(group, 'memory.max'), 'utf8')).toBe(`${512 * 2 ** 20}\n`);
+  await home.ok('stop', 'web');
+  expect(existsSync(group)).toBe(false);
+});
+
+test.skipIf(why === undefined)(
+  'a limit that cannot be had is an error of the start, in one line',
+  async () => {
+    await home.create('web', '--memory-limit', '512M');
+    const { code, stderr } = await home.tsvm('start', 'web');
+    expect([code, stderr.trimEnd().split('\n')]).toEqual([
+      1,
+      [
+        expect.stringMatching(
+          /^tsvm: the VM 'web' cannot be started: limits of CPU and memory cannot be had: /,
+        ),
+        expect.stringMatching(/^hint: .*systemd-run --user --scope/),
+      ],
+    ]);
+    expect(home.processes()).toEqual([]);
+  },
+);
+
+test('limits are kept in vm.ini, and nonsense is refused', async () => {
+  await home.create('web', '--cpu-limit', '1.5', '--memory-limit', '1G');
+  const { settings } = JSON.parse(await home.ok('info', '--json', 'web')) as { settings: { vm: object } };
+  expect(settings.vm).toMatchObject({ cpuLimit: 1.5, memoryLimit: 2 ** 30 });
+  for (const flags of [
+    ['--cpu-limit', '0'],
+    ['--cpu-limit', '-1'],
+    ['--memory-limit', 'all'],
+  ])
+    expect((await home.tsvm('create', './no.raw', 'db', ...flags)).code).toBe(2);
+  await expect(home.create('db', '--memory-limit', '1M')).rejects.toThrow(/memory-limit.*at least 64M/);
+  expect(await home.ok('list', '-q')).toBe('web\n');
+});
