@@ -5,6 +5,8 @@ export {
   Vm,
   VmExecError,
   type CreateVmOptions,
+  type RunVmOptions,
+  type VmBase,
   type VmExecOptions,
   type VmExecResult,
   type VmHomeOptions,

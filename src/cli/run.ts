@@ -7,7 +7,6 @@ import type {
   PortOptions,
   RunningVm,
   VmOptions,
-  ShareOptions,
   VsockOptions,
 } from '../vmm/types.ts';
 import {
@@ -19,10 +18,15 @@ import {
 } from '../manager/options/device-options.ts';
 import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
-import { parseForward, type PortForward } from '../net/forward.ts';
-import { networksOf, parseNet, type NetChoice } from '../manager/options/net-options.ts';
+import { parseForward } from '../net/forward.ts';
+import { networksOf, parseNet } from '../manager/options/net-options.ts';
 import { parseSize } from '../manager/sizes.ts';
+import type { DiskFormat } from '../storage/open.ts';
+import { diskSize, FORMATS } from './disk/options.ts';
 import { addVerb, argument, type Done, wholeNumber, collect } from './verb.ts';
+import { textsOf } from './vm/base.ts';
+import { jailOption } from './vm/vms.ts';
+import type { RunImageFlags } from './vm/run-image.ts';
 
 /** What commander makes of the command line. */
 type RunFlags = {
@@ -35,12 +39,12 @@ type RunFlags = {
   readonly disk?: readonly DiskOptions[];
   readonly transport?: NonNullable<VmOptions['transport']>;
   readonly console?: NonNullable<VmOptions['console']>;
-  readonly net?: readonly NetChoice[];
-  readonly publish?: readonly PortForward[];
+  readonly net?: readonly string[];
+  readonly publish?: readonly string[];
   readonly hostAccess?: true;
   readonly port?: readonly PortOptions[];
   readonly vsock?: VsockOptions;
-  readonly share?: readonly ShareOptions[];
+  readonly share?: readonly string[];
   readonly rng?: true;
   readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
@@ -48,12 +52,32 @@ type RunFlags = {
   readonly stats?: true;
   readonly reboot: boolean;
   readonly unpackKernel: boolean;
+  readonly interactive?: true;
+  readonly tty?: true;
+  readonly format?: DiskFormat;
+  readonly user?: string;
+  readonly cloudInit?: string;
+  readonly sshKey?: readonly string[];
+  readonly name?: string;
+  readonly keep?: true;
+  readonly wait?: number;
+  readonly jail?: 'on' | 'off';
 };
+
+/** Options that only one of the two uses of `tsvm run` has. */
+const OF_KERNELS = ['transport', 'console', 'cpu', 'hostAccess', 'port', 'vsock', 'rng', 'balloon', 'stats'];
+const OF_IMAGES = [
+  ...['interactive', 'tty', 'format', 'user', 'cloudInit', 'sshKey', 'name', 'keep', 'wait', 'jail'],
+];
+const AGENT_WAIT_S = 300;
 
 /** setTimeout counts milliseconds in 31 bits. */
 const LONGEST_TIMEOUT = Math.floor((2 ** 31 - 1) / 1000);
 
 const EXAMPLES = [
+  'tsvm run ubuntu -- uname -a',
+  'tsvm run debian --mem 1G --share .:/mnt -- make -C /mnt test',
+  'tsvm run -it ubuntu',
   'tsvm run --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0 quiet"',
   'tsvm run --kernel vmlinuz --initrd base.img --initrd extra.img --mem 2G --cpus 2',
   'tsvm run --kernel vmlinuz --initrd initrd.img --disk debian.raw --cmdline "root=LABEL=root console=ttyS0"',
@@ -64,8 +88,13 @@ const EXAMPLES = [
   'echo "uname -a; poweroff" | tsvm run --kernel vmlinuz --initrd shell.img --timeout 60',
 ];
 
-const CONSOLE_HELP = `
-The terminal is the guest's console, in raw mode: all keys go to the guest but Ctrl-].
+const HELP = `
+With an IMAGE it makes a VM as \`tsvm create\` does, boots it, runs COMMAND in it by its guest agent, as root, and deletes
+it; without a COMMAND it opens a shell. The exit status is that of the command. However tsvm ends, the VM ends with it. An
+IMAGE without a guest agent gets it by cloud-init, which takes a network and a while.
+
+Without an IMAGE it boots a kernel in the foreground, and the terminal is the guest's console, in raw mode: all keys go to
+the guest but Ctrl-].
 ${escapeHelp()}
 
 A serial line does not carry the size of the terminal: after a resize Ctrl-] s tells a shell in the guest.
@@ -85,7 +114,9 @@ function seconds(text: string): number {
 
 function vmOptions(flags: RunFlags): VmOptions {
   // Commander would complain of this before it does of a misspelt --kernel.
-  if (flags.kernel === undefined) throw new UsageError('--kernel is required', "see 'tsvm run --help'");
+  if (flags.kernel === undefined)
+    throw new UsageError('an image, or --kernel, is required', "see 'tsvm run --help'");
+  refuse(flags, OF_IMAGES, 'needs an IMAGE');
   return {
     kernel: flags.kernel,
     unpackKernel: flags.unpackKernel,
@@ -101,7 +132,7 @@ function vmOptions(flags: RunFlags): VmOptions {
     ...networksFlag(flags),
     ...(flags.port !== undefined && { ports: flags.port }),
     ...(flags.vsock !== undefined && { vsock: flags.vsock }),
-    ...(flags.share !== undefined && { shares: flags.share }),
+    ...(flags.share !== undefined && { shares: flags.share.map(parseShare) }),
     ...(flags.rng !== undefined && { rng: flags.rng }),
     ...(flags.balloon !== undefined && { balloon: flags.balloon === true ? {} : flags.balloon }),
   };
@@ -109,10 +140,10 @@ function vmOptions(flags: RunFlags): VmOptions {
 
 function networksFlag({ net, publish, hostAccess }: RunFlags): Pick<VmOptions, 'networks'> {
   const settings = {
-    ...(publish !== undefined && { forwards: publish }),
+    ...(publish !== undefined && { forwards: publish.map(parseForward) }),
     ...(hostAccess !== undefined && { hostAccess }),
   };
-  const networks = networksOf(net ?? [], settings);
+  const networks = networksOf((net ?? []).map(parseNet), settings);
   return net === undefined ? {} : { networks };
 }
 
@@ -125,10 +156,63 @@ async function startVm(options: VmOptions): Promise<RunningVm> {
   return running;
 }
 
-/** `tsvm run`: boots a kernel in the foreground. */
+function refuse(flags: RunFlags, keys: readonly string[], why: string): void {
+  const key = keys.find((each) => each in flags);
+  if (key === undefined) return;
+  const option = `--${key.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new UsageError(`${option} ${why}`, "see 'tsvm run --help'");
+}
+
+/** The options of `tsvm run IMAGE`, some of which mean another thing there. */
+function imageFlags(flags: RunFlags): RunImageFlags {
+  refuse(flags, OF_KERNELS, 'does not go together with an IMAGE');
+  if (!flags.reboot) throw new UsageError('--no-reboot does not go together with an IMAGE');
+  const { initrd = [], disk = [], wait = AGENT_WAIT_S, ...rest } = flags;
+  if (initrd.length > 1) throw new UsageError('--initrd is wanted once at most, with an IMAGE');
+  if (disk.length > 1) throw new UsageError('--disk is wanted once at most, with an IMAGE');
+  const [{ path: size } = { path: undefined }] = disk;
+  const [initrdFile] = initrd;
+  return {
+    ...rest,
+    wait,
+    ...(initrdFile !== undefined && { initrd: initrdFile }),
+    ...(size !== undefined && { disk: sizeOfDisk(size) }),
+  };
+}
+
+function sizeOfDisk(text: string): number {
+  try {
+    return diskSize(text);
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new UsageError(`--disk, with an IMAGE, is the size of its disk: ${why}`);
+  }
+}
+
+/** `tsvm run`: a throw-away VM for a command, or a kernel in the foreground. */
 export function addRun(program: Command, done: Done, start = startVm): void {
-  addVerb(program, 'run', 'boot a kernel in the foreground', EXAMPLES)
-    .option('--kernel <file>', 'bzImage or vmlinux to boot (required)')
+  addVerb(program, 'run', 'run a command in a throw-away VM, or boot a kernel in the foreground', EXAMPLES)
+    .argument('[image]', 'what the VM starts from, as for `tsvm create`')
+    .argument('[command...]', 'command and its arguments, after --')
+    .option('-i, --interactive', 'IMAGE: give the command standard input')
+    .option('-t, --tty', 'IMAGE: give the command a terminal')
+    .option('--name <name>', "IMAGE: the VM's name (default: one of its own)")
+    .option('--keep', 'IMAGE: keep the VM, switched off')
+    .option(
+      '--wait <seconds>',
+      `IMAGE: how long the guest may take to come up (default: ${AGENT_WAIT_S})`,
+      wholeNumber(1, 86_400),
+    )
+    .addOption(jailOption('IMAGE: '))
+    .option('--cloud-init <file>', "IMAGE: your file for the guest's cloud-init: #cloud-config, a script, …")
+    .option('--ssh-key <file>', 'IMAGE: public key that may log in by ssh; may be given again', collect)
+    .option('--user <name>', 'IMAGE: who logs in')
+    .addOption(
+      new Option('-f, --format <format>', 'IMAGE: format of a disk image by path (default: raw)').choices(
+        FORMATS,
+      ),
+    )
+    .option('--kernel <file>', 'bzImage or vmlinux to boot (required without an IMAGE)')
     .option('--initrd <file>', 'initial RAM disk; may be given again, they are joined in order', collect)
     .option('--cmdline <text>', 'kernel command line (default: "console=ttyS0", or hvc0 with --console hvc0)')
     .option('--mem <size>', 'RAM, such as 768M or 1.5G (default: 512M)', argument(parseSize))
@@ -137,7 +221,8 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option(
       '--disk <file>',
       'disk image, with settings: FILE[,format=raw|qcow2][,ro][,cache=writeback|none|unsafe][,serial=TEXT]' +
-        '[,block-size=512|4096][,queues=N][,bps=SIZE][,iops=N][,trust-backing]; may be given again',
+        '[,block-size=512|4096][,queues=N][,bps=SIZE][,iops=N][,trust-backing]; may be given again. ' +
+        'With an IMAGE: size of its disk',
       listOf(parseDisk),
     )
     .addOption(
@@ -158,13 +243,13 @@ export function addRun(program: Command, done: Done, start = startVm): void {
       'network card: none, user, vmnet=NETWORK[,name=HOST][,uplink=on|off], tap[=NAME][,bridge=NAME][,queues=N], ' +
         'or stream=SOCKET; each with ' +
         '[,mac=ADDRESS][,mtu=BYTES][,bps=SIZE][,pps=N][,link=on|off]; may be given again',
-      listOf(parseNet),
+      textsOf(parseNet),
     )
     .option(
       '-p, --publish <ports>',
       'port of this host that leads to one of the guest, over --net user: [ADDR:]HOST:GUEST[/udp], ranges too; ' +
         'HOST 0 takes a free one, ADDR is 127.0.0.1 unless given; may be given again',
-      listOf(parseForward),
+      textsOf(parseForward),
     )
     .option(
       '--host-access',
@@ -179,7 +264,7 @@ export function addRun(program: Command, done: Done, start = startVm): void {
       '--share <folders>',
       'folder of the host, mounted in the guest by its agent: HOST:GUEST[:ro][,cache=auto|none|always]' +
         '[,uid=N][,gid=N][,tag=NAME]; may be given again',
-      listOf(parseShare),
+      textsOf(parseShare),
     )
     .option(
       '--vsock <socket>',
@@ -196,13 +281,18 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('--no-reboot', 'end where the guest reboots, with exit status 4')
     .option('--unpack-kernel', 'unpack a packed kernel on the host, once, and keep it', true)
     .option('--no-unpack-kernel', 'let the guest unpack its kernel itself')
-    .option('--timings', 'tell on standard error how long the start took')
+    .option('--timings', 'tell on standard error what the time went into')
     .option(
       '--stats',
       "tell on standard error at the end of the guest's accesses to devices, and of its exits",
     )
-    .addHelpText('after', CONSOLE_HELP)
-    .action(async (flags: RunFlags) => {
+    .addHelpText('after', HELP)
+    .action(async (image: string | undefined, command: readonly string[], flags: RunFlags) => {
+      if (image !== undefined) {
+        const { runImage } = await import('./vm/run-image.ts');
+        done(await runImage(image, command, imageFlags(flags)));
+        return;
+      }
       const { runSession } = await import('./run-session.ts');
       const { timeout, timings = false, stats = false } = flags;
       const request = {

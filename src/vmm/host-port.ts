@@ -18,6 +18,7 @@ export class HostPort implements PortBackend {
   #guest: GuestEnd | undefined;
   #session: Session | undefined;
   #closed = false;
+  #openedAt: number | undefined;
 
   constructor(name: string) {
     this.name = name;
@@ -32,6 +33,15 @@ export class HostPort implements PortBackend {
   /** Whether a program in the guest has it open. */
   get guestOpen(): boolean {
     return this.#guest?.guestOpen ?? false;
+  }
+
+  /** When a program in the guest has opened it first, in milliseconds of `performance.now()`. */
+  get guestOpenedAt(): number | undefined {
+    return this.#openedAt;
+  }
+
+  guestOpened(open: boolean): void {
+    if (open) this.#openedAt ??= performance.now();
   }
 
   /**

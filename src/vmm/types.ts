@@ -187,6 +187,8 @@ export type GuestPort = {
   readonly isOpen: boolean;
   /** whether a program in the guest has it open */
   readonly guestOpen: boolean;
+  /** when one has opened it first, in milliseconds of `performance.now()` */
+  readonly guestOpenedAt: number | undefined;
   /** Opens it until the stream is destroyed. @throws PortBusyError where it is open */
   open(): Duplex;
 };

@@ -39,10 +39,16 @@ export class VmHome {
     return stdout;
   }
 
+  /** Arguments of `tsvm create` and `tsvm run` for the guest that echoes what is typed (test/guests/echo). */
+  async echoGuest(): Promise<string[]> {
+    const { elf } = await buildGuestProgram('echo');
+    return [this.#disk, '--kernel', elf, '--mem', '32M', '--net', 'none'];
+  }
+
   /** Makes a VM of the guest that echoes what is typed (test/guests/echo). */
   async create(name: string, ...more: readonly string[]): Promise<void> {
-    const { elf } = await buildGuestProgram('echo');
-    await this.ok('create', this.#disk, name, '--kernel', elf, '--mem', '32M', '--net', 'none', ...more);
+    const [disk = '', ...options] = await this.echoGuest();
+    await this.ok('create', disk, name, ...options, ...more);
   }
 
   /** What `tsvm list` says of a VM. */

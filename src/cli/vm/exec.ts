@@ -1,5 +1,6 @@
 import { finished } from 'node:stream/promises';
 import type { Command } from 'commander';
+import type { ControlClient } from '../../manager/control/client.ts';
 import type { ExecStream } from '../../manager/control/exec-stream.ts';
 import { commandExitCode } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
@@ -7,12 +8,7 @@ import { enterRawMode } from '../terminal.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
-type ExecFlags = {
-  readonly interactive?: true;
-  readonly tty?: true;
-  readonly wait: number;
-  readonly timeout?: number;
-};
+type ExecFlags = CommandFlags & { readonly wait: number };
 
 const EXAMPLES = [
   'tsvm exec web -- uname -a',
@@ -25,7 +21,7 @@ and the signal's number where one has ended it. What ends tsvm ends the command.
 
 const LONGEST = 86_400;
 /** A login shell of whatever kind the guest has. */
-const SHELL = [
+export const SHELL = [
   '/bin/sh',
   '-c',
   'if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi',
@@ -62,14 +58,37 @@ export function addShell(program: Command, done: Done): void {
 }
 
 async function execute(name: string, words: readonly string[], flags: ExecFlags): Promise<number> {
-  const [command = '', ...args] = words;
-  const { stdin, stdout } = process;
   const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
   using connection = new VmConnection(openStore(), name);
   await connection.control.waitForAgent(flags.wait * 1000);
+  const left = new AbortController();
+  for (const signal of ['SIGTERM', 'SIGHUP', 'SIGINT'] as const) process.once(signal, () => left.abort());
+  return await runCommand(connection.control, words, flags, left.signal);
+}
+
+export type CommandFlags = {
+  readonly interactive?: true;
+  readonly tty?: true;
+  /** seconds */
+  readonly timeout?: number;
+};
+
+/**
+ * Runs a command in a guest with this process's standard streams.
+ * @param signal ends it
+ * @returns its exit status, as shells have it
+ */
+export async function runCommand(
+  control: ControlClient,
+  words: readonly string[],
+  flags: CommandFlags,
+  signal: AbortSignal,
+): Promise<number> {
+  const [command = '', ...args] = words;
+  const { stdin, stdout } = process;
   // Of what is no terminal nothing is known.
   const [columns, rows] = stdout.isTTY ? [stdout.columns, stdout.rows] : [80, 24];
-  const stream = await connection.control.stream({
+  const stream = await control.stream({
     command,
     args,
     stdin: flags.interactive === true,
@@ -78,12 +97,14 @@ async function execute(name: string, words: readonly string[], flags: ExecFlags)
   });
   const raw = flags.tty && flags.interactive && stdin.isTTY ? enterRawMode(stdin, process) : undefined;
   const leave = (): void => stream.destroy();
-  for (const signal of ['SIGTERM', 'SIGHUP', 'SIGINT'] as const) process.once(signal, leave);
+  signal.addEventListener('abort', leave, { once: true });
+  if (signal.aborted) leave();
   if (flags.interactive) stdin.pipe(stream.stdin);
   stream.stdin.on('error', () => undefined);
   try {
     return await resultOf(stream);
   } finally {
+    signal.removeEventListener('abort', leave);
     stdin.unpipe(stream.stdin);
     stdin.pause();
     raw?.restore();

@@ -112,6 +112,7 @@ export function addVmProcess(program: Command, done: Done): void {
   program
     .command('vm-process', { hidden: true })
     .argument('<folder>')
+    .option('--tied', 'end with the process that has started it')
     .addOption(jailOption())
     .action(async (folder: string, flags: StartOptions) => {
       const { vmProcess } = await import('../../manager/vmm/main.ts');

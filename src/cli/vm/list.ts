@@ -31,8 +31,9 @@ export function addList(program: Command, done: Done): void {
     .alias('ls')
     .option('-q, --quiet', 'print names only')
     .option('--json', 'print a JSON array')
-    .action((flags: { readonly quiet?: true; readonly json?: true }) => {
+    .action(async (flags: { readonly quiet?: true; readonly json?: true }) => {
       const store = openStore();
+      await store.sweep();
       const rows = store.names().map((name) => rowOf(store, name));
       if (flags.quiet) process.stdout.write(rows.map(({ name }) => `${name}\n`).join(''));
       else if (flags.json) printJson(rows);

@@ -11,10 +11,10 @@ export function openStore(): VmStore {
 }
 
 /** For verbs that start a VM, or make one. */
-export function jailOption(): Option {
+export function jailOption(of = ''): Option {
   return new Option(
     '--jail <state>',
-    "off: the VM's process keeps all rights of your user, for debugging (default: on)",
+    `${of}off: the VM's process keeps all rights of your user, for debugging (default: on)`,
   ).choices(['on', 'off']);
 }
 

@@ -23,6 +23,8 @@ export type ControlledVm = {
   readonly metrics: () => VmMetrics;
   /** Runs a command whose standard streams go over this connection, see frames.ts. */
   readonly stream: (client: Duplex, head: Buffer) => void;
+  /** Notes that the guest agent has answered. */
+  readonly agentReady: () => void;
   /** Notes that it was paused or goes on. */
   readonly paused: (paused: boolean) => void;
   /** Asks the guest to power off, or ends the VM. Returns at once. */
@@ -90,12 +92,13 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     'POST',
     '/v1/agent/wait',
     waitAgentRequest,
-    async ({ agent }: ControlledVm, { timeout }, { signal }) => {
+    async ({ agent, agentReady }: ControlledVm, { timeout }, { signal }) => {
       const end = performance.now() + timeout;
       for (;;) {
         const left = end - performance.now();
         try {
           await agent.waitUntilReady({ timeout: Math.max(1, Math.min(left, READY_STEP)) });
+          agentReady();
           return;
         } catch (error) {
           if (left <= READY_STEP || signal.aborted) throw error;

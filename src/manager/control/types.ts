@@ -9,6 +9,19 @@ export const AGENT_SOCKET = 'agent.sock';
 /** A body of a request may be so long: input of a command is the longest, as base64. */
 export const BODY_LIMIT = 24 * 1024 * 1024;
 
+/** All in milliseconds since 1970; null for what has not come yet. */
+export const bootTimes = v.object({
+  /** when the VM's process was started */
+  process: v.number(),
+  /** when the guest ran for the first time */
+  entered: v.number(),
+  /** when the guest agent has opened its port */
+  agentOpened: v.nullable(v.number()),
+  /** when the guest agent has answered */
+  agentReady: v.nullable(v.number()),
+});
+export type BootTimes = v.InferOutput<typeof bootTimes>;
+
 export const vmDescription = v.object({
   name: v.string(),
   state: v.picklist(['running', 'paused', 'stopping']),
@@ -20,6 +33,7 @@ export const vmDescription = v.object({
   cpus: v.number(),
   kernel: v.string(),
   version: v.string(),
+  boot: bootTimes,
 });
 export type VmDescription = v.InferOutput<typeof vmDescription>;
 

@@ -1,9 +1,11 @@
 import { closeSync, writeSync } from 'node:fs';
 import { REPORT_FD, type StartOptions, type StartReport } from '../vms/lifecycle.ts';
 import { runVmProcess } from './process.ts';
+import { Tie } from './tie.ts';
 
 /** The whole of a VM's process: tells whoever has started it how that went, and lives on. @returns its exit status */
 export async function vmProcess(folder: string, options: StartOptions = {}): Promise<number> {
+  const tie = options.tied === true ? new Tie() : undefined;
   let told = false;
   const report = (line: StartReport): void => {
     if (told) return;
@@ -16,7 +18,7 @@ export async function vmProcess(folder: string, options: StartOptions = {}): Pro
     }
   };
   try {
-    await runVmProcess(folder, options, () => report({ ready: true }));
+    await runVmProcess(folder, options, () => report({ ready: true }), tie);
     return 0;
   } catch (error) {
     const { message, hint, code } = (error instanceof Error ? error : new Error(String(error))) as Error & {

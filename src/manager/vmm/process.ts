@@ -27,6 +27,7 @@ import { enterJail } from './jail.ts';
 import { describeJail } from './jail-report.ts';
 import { jailPaths } from './jail-paths.ts';
 import { PROCESS_LOCK, writeRecord, type ProcessRecord } from './record.ts';
+import type { Tie } from './tie.ts';
 import { networkOptionsOf, vmOptionsOf } from './vm-options.ts';
 
 /** each of console and messages, in bytes */
@@ -38,12 +39,14 @@ const AGENT_POLL = 250;
  * Runs the VM of a folder to its end. Sockets have names relative to the folder, which becomes the working directory:
  * a socket's path is short.
  * @param ready called once the VM runs and its sockets are there
+ * @param tie to another process, with whose end the VM's has come
  * @throws what is wrong with its files, devices or the host, before `ready`
  */
 export async function runVmProcess(
   folder: string,
   { jail: asked }: StartOptions,
   ready: () => void,
+  tie?: Tie,
 ): Promise<VmExit> {
   process.chdir(folder);
   // Nothing that is made here is for others.
@@ -114,6 +117,7 @@ export async function runVmProcess(
       options.kernel,
       events,
     );
+    void tie?.lost.then(() => process_.stop('force'));
     mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
@@ -146,7 +150,8 @@ export async function runVmProcess(
 class VmProcess implements ControlledVm {
   readonly vm: RunningVm;
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
-  readonly #about: Omit<VmDescription, 'state'>;
+  readonly #about: Omit<VmDescription, 'state' | 'boot'>;
+  #agentReadyAt: number | undefined;
   readonly #events: EventJournal;
   #state: VmDescription['state'] = 'running';
 
@@ -168,7 +173,24 @@ class VmProcess implements ControlledVm {
     process.on('SIGHUP', () => undefined);
   }
 
-  readonly describe = (): VmDescription => ({ ...this.#about, state: this.#state });
+  readonly describe = (): VmDescription => {
+    const at = (time: number | undefined): number | null =>
+      time === undefined ? null : performance.timeOrigin + time;
+    return {
+      ...this.#about,
+      state: this.#state,
+      boot: {
+        process: performance.timeOrigin,
+        entered: performance.timeOrigin + this.vm.timings.firstRun,
+        agentOpened: at(this.vm.port(AGENT_PORT)?.guestOpenedAt),
+        agentReady: at(this.#agentReadyAt),
+      },
+    };
+  };
+
+  readonly agentReady = (): void => {
+    this.#agentReadyAt ??= performance.now();
+  };
 
   readonly metrics: ControlledVm['metrics'] = () => {
     const { user, system } = process.cpuUsage();

@@ -6,7 +6,8 @@ import type { DiskFormat } from '../../storage/open.ts';
 import { makeSeed, type SeedOptions } from '../cloud-init/seed.ts';
 import { parseShare } from '../options/device-options.ts';
 import { networksOf, parseNet } from '../options/net-options.ts';
-import type { DiskSettings } from './settings.ts';
+import { ownFolder } from './owner.ts';
+import type { DiskSettings, VmSettings } from './settings.ts';
 import type { VmStore } from './store.ts';
 
 const ROOT_DISK = 'root.qcow2';
@@ -59,6 +60,18 @@ export type NewVm = {
  * @throws VmNameError, VmStoreError (EEXIST), StorageError; nothing is left then
  */
 export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
+  await createOwned(store, vm, false);
+}
+
+/**
+ * As {@link createVm}, for a VM that is to be gone when this process is, however that ends.
+ * @returns to be disposed of once the VM is deleted
+ */
+export async function createTemporaryVm(store: VmStore, vm: NewVm): Promise<Disposable> {
+  return (await createOwned(store, vm, true))!;
+}
+
+async function createOwned(store: VmStore, vm: NewVm, owned: boolean): Promise<Disposable | undefined> {
   const { networks = ['user'], publish = [], shares = [] } = vm;
   // Wrong ones are told before anything is made.
   networksOf(networks.map(parseNet), { forwards: publish.map(parseForward) });
@@ -66,7 +79,9 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
     const { path } = parseShare(share);
     return isAbsolute(path) ? share : join(process.cwd(), share);
   });
-  await store.create(vm.name, async (folder) => {
+  let owner: Disposable | undefined;
+  const fill = async (folder: string): Promise<VmSettings> => {
+    if (owned) owner = ownFolder(folder);
     if (vm.seed !== undefined) {
       const { disk } = makeSeed({ hostname: vm.name, ...vm.seed });
       writeFileSync(join(folder, SEED_DISK), disk, { mode: 0o600, flush: true });
@@ -101,5 +116,12 @@ export async function createVm(store: VmStore, vm: NewVm): Promise<void> {
       network: { cards: [...networks], publish: [...publish], hostAccess: false },
       shares: absolute,
     };
-  });
+  };
+  try {
+    await store.create(vm.name, fill);
+    return owner;
+  } catch (error) {
+    owner?.[Symbol.dispose]();
+    throw error;
+  }
 }

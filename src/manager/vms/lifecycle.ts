@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
@@ -11,6 +12,7 @@ import { CONSOLE_SOCKET, CONTROL_SOCKET } from '../control/types.ts';
 import { FileLocks } from '../../storage/file-lock.ts';
 import { removeGroup } from '../vmm/cgroup.ts';
 import { readRecord, writeRecord } from '../vmm/record.ts';
+import { TIE_FD } from '../vmm/tie.ts';
 import { processOf, VmStoreError, type VmStore } from './store.ts';
 
 /** A VM's process has to be up within this time; the guest boots after that. In milliseconds. */
@@ -63,6 +65,8 @@ export class VmConnection implements Disposable {
 export type StartOptions = {
   /** default: as its settings have it */
   readonly jail?: 'on' | 'off';
+  /** the VM ends when this process does, however that comes; default false */
+  readonly tied?: boolean;
 };
 
 /**
@@ -87,20 +91,22 @@ export async function startVmProcess(
     const output = openSync(join(folder, 'process.out'), 'w', 0o600);
     let child: ChildProcess;
     try {
-      const { jail } = options;
-      const args = [...(jail === undefined ? [] : ['--jail', jail]), folder];
+      const { jail, tied = false } = options;
+      const args = [...(jail === undefined ? [] : ['--jail', jail]), ...(tied ? ['--tied'] : []), folder];
       child = spawn(process.execPath, [join(packageRoot(), 'dist/tsvm.js'), 'vm-process', ...args], {
         detached: true,
         cwd: '/',
         // An io_uring of Node's own could do what its process may not (native/seccomp.cc).
         env: { ...process.env, UV_USE_IO_URING: '0' },
-        stdio: ['ignore', output, output, 'pipe'],
+        stdio: ['ignore', output, output, 'pipe', ...(tied ? (['pipe'] as const) : [])],
       });
     } finally {
       closeSync(output);
     }
     await reported(child, name);
     child.unref();
+    // Held until this process ends; what has it open must not keep it alive.
+    if (options.tied === true) (child.stdio[TIE_FD] as Socket).unref();
   } finally {
     lock.release();
   }

@@ -10,7 +10,6 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { randomBytes } from 'node:crypto';
 import { closest, distance } from 'fastest-levenshtein';
 import { findLock } from '../../kvm/host-file.ts';
 import { findHolder } from '../../storage/lock-holder.ts';
@@ -20,6 +19,7 @@ import type { EventJournal } from '../events.ts';
 import { PROCESS_LOCK, readRecord, type ProcessRecord } from '../vmm/record.ts';
 import { VM_INI } from './files.ts';
 import { checkVmName } from './name.ts';
+import { HIDDEN, hiddenFolder, isAbandoned } from './owner.ts';
 import type { VmSettings } from './settings.ts';
 import { formatVmIni, parseVmIni } from './vm-ini.ts';
 
@@ -47,8 +47,6 @@ export type VmStatus = {
 export const CRASHES: ReadonlySet<string> = new Set(['panic', 'triple-fault', 'error']);
 /** where a lock of a file in use may be */
 const LOCK_BYTES = 1024;
-/** of folders that are being made or removed */
-const HIDDEN = '.';
 
 /** VMs as folders of one directory, each with all that is its own. */
 export class VmStore {
@@ -116,7 +114,7 @@ export class VmStore {
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const folder = join(this.#folder, name);
     this.#checkFree(name);
-    await this.#sweep();
+    await this.sweep();
     const staging = this.#hidden('new', name);
     mkdirSync(staging, { mode: 0o700 });
     try {
@@ -148,7 +146,7 @@ export class VmStore {
         `the VM '${name}' is running`,
         `stop it first (\`tsvm stop ${name}\`), or --force`,
       );
-    await this.#sweep();
+    await this.sweep();
     const gone = this.#hidden('old', name);
     renameSync(folder, gone);
     this.events?.add(name, 'deleted');
@@ -171,13 +169,27 @@ export class VmStore {
     syncFolder(this.#folder);
   }
 
-  /** A folder of this process that is no VM. */
   #hidden(what: 'new' | 'old', name: string): string {
-    return join(this.#folder, `${HIDDEN}${what}-${name}-${randomBytes(4).toString('hex')}-${process.pid}`);
+    return hiddenFolder(this.#folder, what, name);
   }
 
-  /** Removes what processes that were killed have left half made, or half removed. */
-  async #sweep(): Promise<void> {
+  /** Removes what processes that were killed have left: half made, half removed, or theirs alone. */
+  async sweep(): Promise<void> {
+    if (!existsSync(this.#folder)) return;
+    for (const name of this.names()) {
+      const folder = join(this.#folder, name);
+      // One that runs is about to notice, and to end by itself.
+      if (!isAbandoned(folder) || isLocked(join(folder, PROCESS_LOCK))) continue;
+      const gone = this.#hidden('old', name);
+      try {
+        renameSync(folder, gone);
+      } catch {
+        // Somebody else was faster.
+        continue;
+      }
+      this.events?.add(name, 'deleted');
+      await rm(gone, { recursive: true, force: true });
+    }
     for (const entry of readdirSync(this.#folder)) {
       const pid = /^\.(?:new|old)-.*-(\d+)$/.exec(entry)?.[1];
       if (pid !== undefined && !existsSync(`/proc/${pid}`))

@@ -9,10 +9,15 @@ import { IniError, parseIni, type IniSection } from '../ini.ts';
 import { vmSettings, type VmSettings } from './settings.ts';
 
 type Kind = 'text' | 'size' | 'whole' | 'number' | 'switch';
-type List = { readonly prefix: string; readonly about: string };
-type Field = { readonly key: string; readonly property: string; readonly kind: Kind; readonly about: string };
+export type List = { readonly prefix: string; readonly about: string };
+export type Field = {
+  readonly key: string;
+  readonly property: string;
+  readonly kind: Kind;
+  readonly about: string;
+};
 
-const field = (key: string, kind: Kind, about: string): Field => ({
+export const field = (key: string, kind: Kind, about: string): Field => ({
   key,
   property: key.replaceAll(/-(.)/g, (_, letter: string) => letter.toUpperCase()),
   kind,
@@ -106,8 +111,12 @@ function sharesOf(section: IniSection | undefined): string[] {
   return list(section, SHARE, parseShare);
 }
 
-/** Values of a list, in the order of their numbers; each has to be what `check` takes. */
-function list(section: IniSection | undefined, { prefix }: List, check: (text: string) => unknown): string[] {
+/** Values of a list, in the order of their numbers; each has to be what `check` takes. @throws IniError */
+export function list(
+  section: IniSection | undefined,
+  { prefix }: List,
+  check: (text: string) => unknown,
+): string[] {
   const entries = [...(section?.values ?? [])].filter(([key]) => isListed(key, prefix));
   entries.sort(([a], [b]) => Number(a.slice(prefix.length)) - Number(b.slice(prefix.length)));
   for (const [key, value] of entries) {
@@ -123,7 +132,8 @@ function list(section: IniSection | undefined, { prefix }: List, check: (text: s
 const isListed = (key: string, prefix: string): boolean =>
   key.startsWith(prefix) && LISTED.test(key.slice(prefix.length));
 
-function read(
+/** A section's values by their properties; keys of `lists` are left out. @throws IniError */
+export function read(
   section: IniSection | undefined,
   fields: readonly Field[],
   lists: readonly List[] = [],

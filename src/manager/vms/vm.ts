@@ -1,7 +1,9 @@
+import { randomBytes } from 'node:crypto';
 import { EventJournal, readEvents, type EventFilter, type VmEvent } from '../events.ts';
 import { managerPaths, privateFolder, type ManagerPaths } from '../paths.ts';
 import type { ExecAnswer } from '../control/types.ts';
-import { createVm, type NewVm } from './create.ts';
+import { createTemporaryVm, createVm, type NewVm } from './create.ts';
+import { onImage } from './image-base.ts';
 import { killVm, startVmProcess, stopVm, VmConnection, type StopOptions } from './lifecycle.ts';
 import { VmSerial } from './serial.ts';
 import type { VmSettings } from './settings.ts';
@@ -13,11 +15,23 @@ export type VmHomeOptions = {
   readonly home?: string;
 };
 
-export type CreateVmOptions = NewVm &
+/** What a VM's disk is laid over: an image of the catalogue or the store by its name, or a disk of the caller's. */
+export type VmBase = Pick<NewVm, 'disk' | 'image'> | { readonly image: string; readonly disk?: undefined };
+
+export type CreateVmOptions = Omit<NewVm, 'disk' | 'image'> &
+  VmBase &
   VmHomeOptions & {
-    /** it is deleted, running or not, when it is disposed of; default false */
+    /**
+     * it is deleted, running or not, when it is disposed of, and when this process ends, however that comes; default
+     * false
+     */
     readonly temporary?: boolean;
   };
+
+/** A VM for one command: as to {@link Vm.create}, with a name of its own unless it is given one. */
+export type RunVmOptions = Omit<NewVm, 'disk' | 'image' | 'name'> &
+  VmBase &
+  VmHomeOptions & { readonly name?: string };
 
 export type VmExecOptions = WaitOptions & {
   readonly env?: Readonly<Record<string, string>>;
@@ -54,7 +68,8 @@ export class VmExecError extends Error {
 const AGENT_TIMEOUT = 60_000;
 
 /**
- * A VM of this user, as the command line has it too: it runs in a process of its own, and goes on when this one ends.
+ * A VM of this user, as the command line has it too: it runs in a process of its own, and goes on when this one ends,
+ * unless it is temporary.
  * All waits take a time limit and an AbortSignal; errors have codes.
  */
 export class Vm implements AsyncDisposable {
@@ -62,26 +77,54 @@ export class Vm implements AsyncDisposable {
   /** the VM's console */
   readonly serial: VmSerial;
   readonly #store: VmStore;
-  readonly #temporary: boolean;
+  readonly #owner: Disposable | undefined;
 
-  /** Makes a VM. @throws VmNameError, VmStoreError (EEXIST), StorageError */
+  /**
+   * Makes a VM. An image that is not here is downloaded.
+   * @throws VmNameError, VmStoreError (EEXIST), StorageError, ImageError
+   */
   static async create({ home, temporary = false, ...vm }: CreateVmOptions): Promise<Vm> {
+    const paths = pathsOf(home);
     const store = openStore(home);
-    await createVm(store, vm);
-    return new Vm(store, vm.name, temporary);
+    const make = async (complete: NewVm): Promise<Vm> => {
+      if (temporary) return new Vm(store, vm.name, await createTemporaryVm(store, complete));
+      await createVm(store, complete);
+      return new Vm(store, vm.name);
+    };
+    if (vm.disk !== undefined) return make(vm);
+    return onImage(paths, vm.image, ({ disk, seed, image = vm.image, ...base }) =>
+      make({ ...base, ...vm, disk, image, seed: { ...seed, ...vm.seed } }),
+    );
+  }
+
+  /**
+   * Runs one command in a VM that is gone afterwards: see {@link exec}.
+   * @throws as {@link create}, {@link start}, {@link wait} and {@link exec} do
+   */
+  static async run(
+    vm: RunVmOptions,
+    command: string,
+    args: readonly string[] = [],
+    options: VmExecOptions = {},
+  ): Promise<VmExecResult> {
+    const name = vm.name ?? `run-${randomBytes(4).toString('hex')}`;
+    await using own = await Vm.create({ ...vm, name, temporary: true });
+    await own.start();
+    await own.wait('agent', options.signal && { signal: options.signal });
+    return await own.exec(command, args, options);
   }
 
   /** A VM that is there. @throws VmStoreError (ENOVM) */
   static get(name: string, { home }: VmHomeOptions = {}): Vm {
     const store = openStore(home);
     store.folderOf(name);
-    return new Vm(store, name, false);
+    return new Vm(store, name);
   }
 
   /** All VMs, by name. */
   static list({ home }: VmHomeOptions = {}): Vm[] {
     const store = openStore(home);
-    return store.names().map((name) => new Vm(store, name, false));
+    return store.names().map((name) => new Vm(store, name));
   }
 
   /** What has happened to VMs, in its order; with `follow`, and what happens. */
@@ -89,10 +132,10 @@ export class Vm implements AsyncDisposable {
     return readEvents(pathsOf(home).root, filter);
   }
 
-  private constructor(store: VmStore, name: string, temporary: boolean) {
+  private constructor(store: VmStore, name: string, owner?: Disposable) {
     this.#store = store;
     this.name = name;
-    this.#temporary = temporary;
+    this.#owner = owner;
     this.serial = new VmSerial(store, name);
   }
 
@@ -107,7 +150,7 @@ export class Vm implements AsyncDisposable {
 
   /** Resolves when the VM runs; its guest boots from then on. @throws VmStoreError with what is wrong */
   async start(): Promise<void> {
-    await startVmProcess(this.#store, this.name);
+    await startVmProcess(this.#store, this.name, { tied: this.#owner !== undefined });
   }
 
   /** Has the guest power off, or ends it. @returns whether it did so itself */
@@ -162,12 +205,15 @@ export class Vm implements AsyncDisposable {
   /** Lets go of the console; a temporary VM is gone then. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.serial.close();
-    if (this.#temporary) await this.delete({ force: true });
+    if (this.#owner === undefined) return;
+    await this.delete({ force: true });
+    this.#owner[Symbol.dispose]();
   }
 }
 
-const pathsOf = (home: string | undefined): ManagerPaths =>
-  managerPaths(home === undefined ? process.env : { TSVM_HOME: home });
+function pathsOf(home: string | undefined): ManagerPaths {
+  return managerPaths(home === undefined ? process.env : { TSVM_HOME: home });
+}
 
 function openStore(home: string | undefined): VmStore {
   const paths = pathsOf(home);

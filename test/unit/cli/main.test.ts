@@ -79,7 +79,9 @@ describe('tsvm', () => {
 
 describe('tsvm run', () => {
   it('needs a kernel', async () => {
-    expect(await usageError('run')).toBe("tsvm: --kernel is required\nhint: see 'tsvm run --help'\n");
+    expect(await usageError('run')).toBe(
+      "tsvm: an image, or --kernel, is required\nhint: see 'tsvm run --help'\n",
+    );
   });
 
   it.each([

@@ -1,0 +1,78 @@
+/** `tsvm run IMAGE -- COMMAND` in a guest that has nothing but its agent; the same by the library. */
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { packageRoot } from '../../images/debian/cache.ts';
+import type { ExecOptions, ExecResult } from '../lab/commands.ts';
+import type { GuestHost } from '../lab/host.ts';
+import { agentInitramfs } from '../support/agent-guest.ts';
+import { cloudKernel, openHost, TSVM } from './support.ts';
+
+/** A boot in an emulated host on a busy machine takes minutes. */
+const LIMIT_MS = 280_000;
+
+let host: GuestHost;
+let home: string;
+let guest: readonly string[];
+
+beforeAll(async () => {
+  host = await openHost();
+  home = join(host.scratch, 'run-home');
+  const kernel = await cloudKernel();
+  const initrd = await agentInitramfs(kernel);
+  const disk = join(home, 'disk.raw');
+  await host.exec(`mkdir -p '${home}' && truncate -s 1M '${disk}'`);
+  guest = [disk, '--kernel', kernel.vmlinuz, '--initrd', initrd, '--cmdline', 'console=ttyS0 quiet'];
+});
+afterAll(async () => {
+  await host.exec(`rm -rf '${home}'`);
+  await host.close();
+});
+
+function run(
+  args: readonly string[],
+  command: readonly string[],
+  options: ExecOptions = {},
+): Promise<ExecResult> {
+  const words = ['run', ...guest, '--mem', '256M', '--net', 'none', ...args, '--', ...command];
+  const argv = ['env', `TSVM_HOME=${home}/data`, 'node', TSVM, ...words];
+  return host.exec(argv, { timeoutMs: LIMIT_MS, ...options });
+}
+
+/** Folders of VMs, and processes that work for them. */
+const left = async (): Promise<string> =>
+  (await host.exec(['ls', '-A', `${home}/data/vms`])).stdout +
+  (await host.exec(['pgrep', '-fa', `vm-process.*${home}`])).stdout;
+
+it('gives the command streams and arguments as they are, and its exit code back', async () => {
+  const script = 'cat; echo "<$1>" >&2; exit 7';
+  const result = await run(['-i', '--timings'], ['sh', '-c', script, 'sh', '--keep  *'], {
+    stdin: 'typed\n',
+  });
+  expect(result).toMatchObject({ code: 7, stdout: 'typed\n' });
+  expect(result.stderr).toContain('<--keep  *>\n');
+  expect(result.stderr).toMatch(
+    /^tsvm: create \d+ ms, vmm \d+ ms, kernel \d+ ms, init \d+ ms, agent \d+ ms, command \d+ ms, cleanup \d+ ms$/m,
+  );
+  expect(await left()).toBe('');
+});
+
+it('opens a shell where there is no command', async () => {
+  expect(await run([], [], { stdin: 'uname -s; exit 3\n' })).toMatchObject({ code: 3, stdout: 'Linux\n' });
+  expect(await left()).toBe('');
+});
+
+it('is one call of the library', async () => {
+  const [disk = '', , kernel = '', , initrd = '', , cmdline = ''] = guest;
+  const base = { disk: { path: disk, format: 'raw' }, kernel, initrd, cmdline, networks: ['none'] };
+  const program = `
+    import { Vm } from ${JSON.stringify(join(packageRoot(), 'dist/index.js'))};
+    const { exitCode, stdout } = await Vm.run(${JSON.stringify(base)}, 'sh', ['-c', 'echo out; exit 5']);
+    console.log(JSON.stringify([exitCode, stdout, Vm.list().length]));`;
+  const argv = ['env', `TSVM_HOME=${home}/data`, 'node', '--input-type=module', '-e', program];
+  expect(await host.exec(argv, { timeoutMs: LIMIT_MS })).toMatchObject({
+    code: 0,
+    stdout: '[5,"out\\n",0]\n',
+    stderr: '',
+  });
+  expect(await left()).toBe('');
+});
