@@ -1,5 +1,5 @@
 /**
- * virtio-net under tsvm and under QEMU, on the same socket back end with the same peer in the same run, in turn. A guest
+ * virtio-net under tsvm and under QEMU, on the same socket or tap with the same peer in the same run, in turn. A guest
  * program of ours drives the queues, so it needs no guest kernel. `npm run bench:network -- --help`.
  */
 import { Command } from 'commander';
@@ -12,22 +12,28 @@ import { tscKhz } from '../devices/tsc.ts';
 import { count, warnIfBusy } from '../support/options.ts';
 import { median } from '../support/statistics.ts';
 import { contenders, OURS, PEER } from './contenders.ts';
-import { startPeer } from './peer.ts';
+import { makeTap, startPeer, type Link } from './peer.ts';
 import { runGuest } from './run-guest.ts';
 import { runWord, WORKLOADS, type Workload } from './workloads.ts';
 
 /** What JavaScript needs to be compiled, on a busy machine too. */
 const WARM_UP_MS = 300;
 const START_LIMIT_MS = 60_000;
+/** in bytes: a tap's MTU and the frame's header */
+const TAP_LARGEST = 1514;
 
 const options = new Command('npm run bench:network --')
   .description('Measures virtio-net under tsvm and QEMU, with a guest program that drives the queues itself.')
   .option('--rounds <n>', 'rounds, each with a run of every contender', count, 7)
   .option('--ms <n>', 'milliseconds that a workload is measured', count, 500)
   .option('--only <text>', 'workloads with this in their names, such as "sends" or "64 B"')
+  .option(
+    '--tap',
+    'a tap for the back end, as root, and frames of up to 1500 B; default: a unix stream socket',
+  )
   .option('--json', 'print all samples as JSON')
   .parse()
-  .opts<{ rounds: number; ms: number; only?: string; json?: true }>();
+  .opts<{ rounds: number; ms: number; only?: string; tap?: true; json?: true }>();
 
 type Sample = {
   readonly round: number;
@@ -41,16 +47,22 @@ type Sample = {
 const isLatency = ({ op }: Workload): boolean => op === 'rr';
 
 warnIfBusy();
-const loads = WORKLOADS.filter(({ name }) => name.includes(options.only ?? ''));
+const loads = WORKLOADS.filter(
+  ({ name, size }) => name.includes(options.only ?? '') && (options.tap === undefined || size <= TAP_LARGEST),
+);
 if (loads.length === 0) throw new Error(`no workload has '${options.only ?? ''}' in its name`);
 const program = await buildGuestProgram('net-load');
 const qemu = await findQemu();
 const scratch = await mkdtemp(join(tmpdir(), 'tsvm-bench-'));
-const socket = join(scratch, 'peer.sock');
+const link: Link =
+  options.tap === undefined
+    ? { kind: 'stream', socket: join(scratch, 'peer.sock') }
+    : { kind: 'tap', name: `tsvm-b${process.pid % 1e6}` };
 const samples: Sample[] = [];
-const peer = await startPeer(scratch, socket);
+const tap = link.kind === 'tap' ? await makeTap(link.name) : undefined;
+const peer = await startPeer(scratch, link);
 try {
-  const racing = await contenders({ program, socket, qemu, scratch });
+  const racing = await contenders({ program, link, qemu, scratch });
   const khz = tscKhz();
   const words = [
     ...(khz === undefined ? [] : [`tsc_khz=${khz}`]),
@@ -77,11 +89,14 @@ try {
   const rows = loads.map(row);
   if (options.json) console.log(JSON.stringify({ qemu: qemu.version, options, rows, samples }, null, 2));
   else {
-    console.log(`QEMU ${qemu.version}; ${options.rounds} rounds of ${options.ms} ms; unix stream socket`);
+    console.log(
+      `QEMU ${qemu.version}; ${options.rounds} rounds of ${options.ms} ms; ${link.kind === 'tap' ? 'tap' : 'unix stream socket'}`,
+    );
     console.table(rows);
   }
 } finally {
   peer.close();
+  await tap?.remove();
   await rm(scratch, { recursive: true, force: true });
 }
 
