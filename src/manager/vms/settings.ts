@@ -7,7 +7,8 @@ const MIB = 2 ** 20;
 const text = v.pipe(
   v.string(),
   v.minLength(1, 'must not be empty'),
-  v.regex(/^[^\0\r\n]*$/, 'must be one line'),
+  // A half of a surrogate pair is no text, and would be read as something else.
+  v.regex(/^[^\0\r\n\p{Cs}]*$/u, 'must be one line'),
 );
 const bytes = v.pipe(v.number(), v.safeInteger());
 

@@ -10,6 +10,7 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { closest, distance } from 'fastest-levenshtein';
 import { findLock } from '../../kvm/host-file.ts';
 import { findHolder } from '../../storage/lock-holder.ts';
@@ -207,10 +208,17 @@ export class VmStore {
   }
 }
 
-/** What is written can be read again. @throws IniError */
+/** What is written is read again as it was. @throws IniError, VmStoreError */
 function checkedIni(settings: VmSettings, name: string): string {
   const text = formatVmIni(settings, name);
-  parseVmIni(text, VM_INI);
+  const read: unknown = parseVmIni(text, VM_INI);
+  const plain: unknown = JSON.parse(JSON.stringify(settings));
+  if (!isDeepStrictEqual(read, plain))
+    throw new VmStoreError(
+      'EINI',
+      `the settings have a text that ${VM_INI} cannot hold`,
+      'a backslash before ; or # is one',
+    );
   return text;
 }
 

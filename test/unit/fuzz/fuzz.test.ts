@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fuzz, readArtifact, type FuzzTarget } from '../../fuzz/engine.ts';
 import { Random } from '../../fuzz/random.ts';
+import { managerTarget } from '../../fuzz/targets/manager.ts';
 import { queueTarget } from '../../fuzz/targets/queue.ts';
 
 describe('the fuzzer', () => {
@@ -49,3 +50,8 @@ test('the virtqueue does what its model does, in 3000 cases', async () => {
   const failure = await fuzz(queueTarget, { iterations: 3000, seed: 4711 });
   if (failure !== undefined) throw failure.error;
 });
+
+test('the manager takes or refuses what it is told, within its data directory, in 150 cases', async () => {
+  const failure = await fuzz(managerTarget, { iterations: 150, seed: 4711 });
+  if (failure !== undefined) throw failure.error;
+}, 60_000);
