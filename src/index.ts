@@ -3,14 +3,18 @@
 // VMs that are kept, as the command line has them
 export {
   Vm,
-  VmExecError,
   type CreateVmOptions,
   type RunVmOptions,
   type VmBase,
-  type VmExecOptions,
-  type VmExecResult,
   type VmHomeOptions,
 } from './manager/vms/vm.ts';
+export {
+  VmExecError,
+  type VmExec,
+  type VmExecChunk,
+  type VmExecOptions,
+  type VmExecResult,
+} from './manager/vms/exec.ts';
 export type { EventFilter, VmEvent, VmEventKind } from './manager/events.ts';
 export type { VmSerial } from './manager/vms/serial.ts';
 export type { StopOptions } from './manager/vms/lifecycle.ts';

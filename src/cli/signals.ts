@@ -1,6 +1,7 @@
 import { EXIT } from './exit-codes.ts';
 
-const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
+/** What ends a command from outside, and with what status. */
+export const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
 
 /** Does something that a signal may end: the process exits then, with the event `exit`, which removes what has only a temporary name. */
 export async function endedBySignals<T>(use: () => Promise<T>): Promise<T> {

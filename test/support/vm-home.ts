@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { packageRoot } from '../../images/debian/cache.ts';
 import { buildGuestProgram } from '../guests/build.ts';
 
-const TSVM = join(packageRoot(), 'dist/tsvm.js');
+/** the built command line */
+export const TSVM = join(packageRoot(), 'dist/tsvm.js');
 
 const OPTIONS = { reject: false, stripFinalNewline: false, stdin: 'pipe' } as const;
 

@@ -1,12 +1,11 @@
-import { finished } from 'node:stream/promises';
+import { once } from 'node:events';
 import type { Command } from 'commander';
-import type { ControlClient } from '../../manager/control/client.ts';
-import type { ExecStream } from '../../manager/control/exec-stream.ts';
-import { commandExitCode } from '../exit-codes.ts';
+import { commandExitCode, EXIT } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
+import { SIGNALS } from '../signals.ts';
 import { enterRawMode } from '../terminal.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
-import { NAME_HELP, openStore } from './vms.ts';
+import { NAME_HELP } from './vms.ts';
 
 type ExecFlags = CommandFlags & { readonly wait: number };
 
@@ -58,12 +57,19 @@ export function addShell(program: Command, done: Done): void {
 }
 
 async function execute(name: string, words: readonly string[], flags: ExecFlags): Promise<number> {
-  const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
-  using connection = new VmConnection(openStore(), name);
-  await connection.control.waitForAgent(flags.wait * 1000);
   const left = new AbortController();
-  for (const signal of ['SIGTERM', 'SIGHUP', 'SIGINT'] as const) process.once(signal, () => left.abort());
-  return await runCommand(connection.control, words, flags, left.signal);
+  const leaveBy = Object.entries(SIGNALS).map(([signal, code]) => [signal, () => left.abort(code)] as const);
+  for (const [signal, leave] of leaveBy) process.once(signal, leave);
+  // Nobody reads any more: `main` says so.
+  process.stdout.once('error', () => left.abort(EXIT.ok));
+  try {
+    return await runCommand(name, words, flags, left.signal);
+  } catch (error) {
+    if (left.signal.aborted) return left.signal.reason as number;
+    throw error;
+  } finally {
+    for (const [signal, leave] of leaveBy) process.off(signal, leave);
+  }
 }
 
 export type CommandFlags = {
@@ -71,54 +77,41 @@ export type CommandFlags = {
   readonly tty?: true;
   /** seconds */
   readonly timeout?: number;
+  /** how long the guest may take to come up, in seconds; default a minute */
+  readonly wait?: number;
 };
 
 /**
- * Runs a command in a guest with this process's standard streams.
+ * Runs a command in the guest of a VM with this process's standard streams.
  * @param signal ends it
  * @returns its exit status, as shells have it
  */
 export async function runCommand(
-  control: ControlClient,
+  name: string,
   words: readonly string[],
   flags: CommandFlags,
   signal: AbortSignal,
 ): Promise<number> {
   const [command = '', ...args] = words;
   const { stdin, stdout } = process;
+  const { Vm } = await import('../../manager/vms/vm.ts');
   // Of what is no terminal nothing is known.
   const [columns, rows] = stdout.isTTY ? [stdout.columns, stdout.rows] : [80, 24];
-  const stream = await control.stream({
-    command,
-    args,
-    stdin: flags.interactive === true,
+  const run = Vm.get(name).exec(command, args, {
+    signal,
+    ...(flags.wait !== undefined && { wait: flags.wait * 1000 }),
+    ...(flags.interactive && { input: stdin }),
     ...(flags.timeout !== undefined && { timeout: flags.timeout * 1000 }),
     ...(flags.tty && { terminal: { name: process.env['TERM'] ?? 'dumb', columns, rows } }),
   });
   const raw = flags.tty && flags.interactive && stdin.isTTY ? enterRawMode(stdin, process) : undefined;
-  const leave = (): void => stream.destroy();
-  signal.addEventListener('abort', leave, { once: true });
-  if (signal.aborted) leave();
-  if (flags.interactive) stdin.pipe(stream.stdin);
-  stream.stdin.on('error', () => undefined);
   try {
-    return await resultOf(stream);
+    for await (const { stream, bytes } of run) {
+      const output = process[stream];
+      if (!output.write(bytes)) await once(output, 'drain', { signal });
+    }
+    return commandExitCode(await run);
   } finally {
-    signal.removeEventListener('abort', leave);
-    stdin.unpipe(stream.stdin);
-    stdin.pause();
     raw?.restore();
   }
-}
-
-async function resultOf(stream: ExecStream): Promise<number> {
-  stream.stdout.on('data', (bytes: Buffer) => {
-    if (process.stdout.write(bytes)) return;
-    stream.stdout.pause();
-    process.stdout.once('drain', () => stream.stdout.resume());
-  });
-  stream.stderr.on('data', (bytes: Buffer) => process.stderr.write(bytes));
-  const end = await stream.ended;
-  await Promise.all([finished(stream.stdout), finished(stream.stderr)]);
-  return commandExitCode(end);
 }

@@ -104,7 +104,7 @@ async function inVm(
       const tty = words.length === 0 && process.stdin.isTTY && process.stdout.isTTY;
       const streams: CommandFlags = words.length === 0 ? { interactive: true, ...(tty && { tty }) } : flags;
       const status = await runCommand(
-        control,
+        name,
         words.length === 0 ? SHELL : words,
         streamsOf(streams),
         signal,

@@ -10,7 +10,8 @@ const INPUT_LIMIT = 16 * 1024 * 1024;
 const FIRST_LOOK_MS = 5;
 const LAST_LOOK_MS = 250;
 const LOOK_GROWTH = 1.5;
-/** What ending a command that has run out of time may take. */
+/** What a command that is to end is given to clean up, and what killing it may take. */
+const TERM_LIMIT_MS = 1000;
 const KILL_LIMIT_MS = 2000;
 
 export type ExecOptions = {
@@ -20,9 +21,9 @@ export type ExecOptions = {
   readonly input?: Uint8Array | string;
   /** keep what it says, at most 16 MiB of each stream; default true */
   readonly captureOutput?: boolean;
-  /** in milliseconds; default none. A command that runs out of time is killed, those that it started are not */
+  /** in milliseconds; default none. A command that runs out of time is ended, those that it started are not */
   readonly timeout?: number;
-  /** kills the command as well */
+  /** ends the command as well: by SIGTERM, and by SIGKILL where that does not do it within a second */
   readonly signal?: AbortSignal;
 };
 
@@ -95,24 +96,36 @@ function resultOf(status: v.InferOutput<typeof execStatus>): ExecResult {
 
 /** The agent cannot end a command, a shell can. Returns whether it has ended. */
 async function kill(channel: AgentChannel, pid: number): Promise<boolean> {
-  const end = performance.now() + KILL_LIMIT_MS;
-  const limits = { timeout: KILL_LIMIT_MS };
   try {
-    const request = { path: '/bin/sh', arg: ['-c', `kill -KILL ${pid}`] };
-    const killer = await channel.request('guest-exec', request, execStarted, limits);
-    // The agent holds what it knows of a process until its end was asked for, the killer's too.
-    let waiting = [killer.pid, pid];
-    for (let wait = FIRST_LOOK_MS; waiting.length > 0 && performance.now() < end; wait *= LOOK_GROWTH) {
-      await sleep(wait);
-      const running: number[] = [];
-      for (const each of waiting) {
-        const { exited } = await channel.request('guest-exec-status', { pid: each }, execStatus, limits);
-        if (!exited) running.push(each);
-      }
-      waiting = running;
-    }
-    return !waiting.includes(pid);
+    return (
+      (await killBy(channel, pid, 'TERM', TERM_LIMIT_MS)) ||
+      (await killBy(channel, pid, 'KILL', KILL_LIMIT_MS))
+    );
   } catch {
     return false;
   }
+}
+
+async function killBy(
+  channel: AgentChannel,
+  pid: number,
+  signal: 'TERM' | 'KILL',
+  limit: number,
+): Promise<boolean> {
+  const end = performance.now() + limit;
+  const limits = { timeout: KILL_LIMIT_MS };
+  const request = { path: '/bin/sh', arg: ['-c', `kill -${signal} ${pid}`] };
+  const killer = await channel.request('guest-exec', request, execStarted, limits);
+  // The agent holds what it knows of a process until its end was asked for, the killer's too.
+  let waiting = [killer.pid, pid];
+  for (let wait = FIRST_LOOK_MS; waiting.length > 0 && performance.now() < end; wait *= LOOK_GROWTH) {
+    await sleep(Math.min(wait, LAST_LOOK_MS));
+    const running: number[] = [];
+    for (const each of waiting) {
+      const { exited } = await channel.request('guest-exec-status', { pid: each }, execStatus, limits);
+      if (!exited) running.push(each);
+    }
+    waiting = running;
+  }
+  return !waiting.includes(pid);
 }

@@ -1,4 +1,4 @@
-import { PassThrough, Writable, type Duplex } from 'node:stream';
+import { Readable, Writable, type Duplex } from 'node:stream';
 import * as v from 'valibot';
 import { ControlError } from './errors.ts';
 import { encodeFrame, FRAME, FRAME_LIMIT, FrameDecoder } from './frames.ts';
@@ -10,14 +10,19 @@ export type ExecEnd = {
   readonly signal: number | undefined;
 };
 
-/** A command that runs in a VM, with its standard streams. */
-export class ExecStream {
+/** A piece of what a command says. */
+export type ExecChunk = { readonly stream: 'stdout' | 'stderr'; readonly bytes: Buffer };
+
+/** Pieces of output, of at most {@link FRAME_LIMIT} bytes each, that wait for a slow reader. */
+const WAITING = 8;
+
+/** A command that runs in a VM, with its standard streams. Whoever does not read its output keeps it waiting. */
+export class ExecStream implements AsyncIterable<ExecChunk> {
   readonly stdin: Writable;
-  readonly stdout = new PassThrough();
-  readonly stderr = new PassThrough();
-  /** resolves when the command has ended and all output is here; rejects with ControlError */
+  /** resolves when the command has ended and all output has come; rejects with ControlError */
   readonly ended: Promise<ExecEnd>;
   readonly #socket: Duplex;
+  readonly #output: Readable;
 
   constructor(socket: Duplex, head: Buffer) {
     this.#socket = socket;
@@ -31,6 +36,18 @@ export class ExecStream {
       final: (done) => {
         socket.write(encodeFrame(FRAME.stdin, Buffer.alloc(0)));
         done();
+      },
+    });
+    // A command may end before it has read all.
+    this.stdin.on('error', () => undefined);
+    this.#output = new Readable({
+      objectMode: true,
+      highWaterMark: WAITING,
+      read: () => socket.resume(),
+      // Who leaves the loop wants no more of the command.
+      destroy: (error, done) => {
+        socket.destroy();
+        done(error);
       },
     });
     this.ended = new Promise((resolve, reject) => {
@@ -53,8 +70,7 @@ export class ExecStream {
       socket.on('data', take);
       socket.on('error', () => undefined);
       socket.once('close', () => {
-        this.stdout.end();
-        this.stderr.end();
+        this.#output.push(null);
         this.stdin.destroy();
         reject(new ControlError('ECONTROL', 'the VM has ended, and the command with it'));
       });
@@ -64,6 +80,11 @@ export class ExecStream {
     this.ended.catch(() => undefined);
   }
 
+  /** What it says, as it comes. Whoever leaves the loop ends the command. */
+  [Symbol.asyncIterator](): AsyncIterator<ExecChunk> {
+    return (this.#output as AsyncIterable<ExecChunk>)[Symbol.asyncIterator]();
+  }
+
   /** Ends the connection, and the command with it. */
   destroy(): void {
     this.#socket.destroy();
@@ -71,10 +92,13 @@ export class ExecStream {
 
   #take(type: number, bytes: Buffer, resolve: (end: ExecEnd) => void, reject: (error: Error) => void): void {
     if (type === FRAME.stdout || type === FRAME.stderr) {
-      const stream = type === FRAME.stdout ? this.stdout : this.stderr;
-      if (stream.write(Buffer.from(bytes))) return;
-      this.#socket.pause();
-      stream.once('drain', () => this.#socket.resume());
+      // It is only seen whether this is still here.
+      if (bytes.length === 0) return;
+      const chunk: ExecChunk = {
+        stream: type === FRAME.stdout ? 'stdout' : 'stderr',
+        bytes: Buffer.from(bytes),
+      };
+      if (!this.#output.push(chunk)) this.#socket.pause();
       return;
     }
     if (type !== FRAME.result) throw new RangeError(`a frame of type ${type}`);
@@ -83,7 +107,6 @@ export class ExecStream {
       const { code, message, hint } = result.error;
       reject(new ControlError(code, message, hint));
     } else resolve({ exitCode: result.exitCode ?? undefined, signal: result.signal ?? undefined });
-    this.stdout.end();
-    this.stderr.end();
+    this.#output.push(null);
   }
 }

@@ -8,6 +8,9 @@ type StreamName = (typeof STREAMS)[number];
 
 const portName = (slot: number, stream: StreamName): string => `tsvm.exec.${slot}.${stream}`;
 
+/** where the guest has its ports */
+const GUEST_FOLDER = '/dev/virtio-ports';
+
 /** The ports that standard streams of commands go through. */
 export const execPorts: readonly PortOptions[] = Array.from({ length: SLOTS }, (_, slot) =>
   STREAMS.map((stream) => ({ name: portName(slot, stream) })),
@@ -26,8 +29,14 @@ export type ExecSlot = {
   readonly close: () => void;
 };
 
-/** @returns undefined where all slots are in use: here, or by a process of the guest that has outlived its command */
-export function openSlot(vm: RunningVm): ExecSlot | undefined {
+/** What has ports: a VM. */
+export type WithPorts = Pick<RunningVm, 'port'>;
+
+/**
+ * @param folder of the ports in the guest
+ * @returns undefined where all slots are in use: here, or by a process of the guest that has outlived its command
+ */
+export function openSlot(vm: WithPorts, folder = GUEST_FOLDER): ExecSlot | undefined {
   for (let slot = 0; slot < SLOTS; slot++) {
     const ports = STREAMS.map((stream) => vm.port(portName(slot, stream)));
     if (!ports.every(isFree)) continue;
@@ -40,7 +49,7 @@ export function openSlot(vm: RunningVm): ExecSlot | undefined {
     // The guest has nothing to say there, and would wait if nobody read.
     stdin.resume();
     return {
-      guestPath: `/dev/virtio-ports/tsvm.exec.${slot}`,
+      guestPath: `${folder}/tsvm.exec.${slot}`,
       stdin,
       stdout,
       stderr,

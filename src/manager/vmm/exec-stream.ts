@@ -2,25 +2,32 @@
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
-import type { RunningVm } from '../../vmm/types.ts';
 import type { AgentClient } from '../agent/client.ts';
 import { encodeFrame, FRAME, FrameDecoder } from '../control/frames.ts';
 import { HttpError } from '../control/http.ts';
 import { streamRequest, type StreamRequest, type StreamResult } from '../control/types.ts';
-import { openSlot, type ExecSlot } from './exec-slots.ts';
+import { openSlot, type ExecSlot, type WithPorts } from './exec-slots.ts';
 
 /** What a command's last output may take after its end, in milliseconds. */
 const LAST_OUTPUT = 2000;
+/** How often it is seen whether a client whose input waits is still there, in milliseconds. */
+const STILL_THERE = 1000;
+const NOTHING = encodeFrame(FRAME.stdout, Buffer.alloc(0));
+
+/** What commands are run by: a VM's ports and its agent. */
+export type ExecGuest = {
+  readonly vm: WithPorts;
+  readonly agent: AgentClient;
+  /** of the ports in the guest; default `/dev/virtio-ports` */
+  readonly portFolder?: string;
+};
 
 /** Serves one client; the connection is closed when the command has ended. Never rejects. */
-export async function serveExec(
-  vm: RunningVm,
-  agent: AgentClient,
-  client: Duplex,
-  head: Buffer,
-): Promise<void> {
+export async function serveExec(guest: ExecGuest, client: Duplex, head: Buffer): Promise<void> {
   const gone = new AbortController();
   client.on('error', () => undefined);
+  // A client has nothing to say after its end.
+  client.once('end', () => gone.abort());
   client.once('close', () => gone.abort());
   let result: StreamResult;
   try {
@@ -30,7 +37,7 @@ export async function serveExec(
       (await input.request).toString('utf8'),
     );
     if (!parsed.success) throw new HttpError(400, 'EBODY', parsed.issues[0].message);
-    result = await run(vm, agent, client, input, parsed.output, gone.signal);
+    result = await run(guest, client, input, parsed.output, gone.signal);
   } catch (error) {
     const { message, code, hint } = (error instanceof Error ? error : new Error(String(error))) as Error & {
       readonly code?: unknown;
@@ -48,14 +55,13 @@ export async function serveExec(
 }
 
 async function run(
-  vm: RunningVm,
-  agent: AgentClient,
+  { vm, agent, portFolder }: ExecGuest,
   client: Duplex,
   input: ClientInput,
   request: StreamRequest,
   signal: AbortSignal,
 ): Promise<StreamResult> {
-  const slot = openSlot(vm);
+  const slot = openSlot(vm, portFolder);
   if (slot === undefined)
     throw new HttpError(
       409,
@@ -75,6 +81,8 @@ async function run(
     forward(slot.stdout, FRAME.stdout);
     forward(slot.stderr, FRAME.stderr);
     if (request.stdin) input.pipe(slot.stdin);
+    // It is told to end, too, and can clean up better once it waits for nothing.
+    signal.addEventListener('abort', () => slot.stdin.destroy(), { once: true });
     const {
       exitCode,
       signal: killed,
@@ -125,6 +133,7 @@ class ClientInput {
   #target: Duplex | undefined;
   #waiting: Buffer[] = [];
   #ended = false;
+  #looking: NodeJS.Timeout | undefined;
   #gotRequest: (bytes: Buffer) => void = () => undefined;
   #failed: (error: Error) => void = () => undefined;
 
@@ -135,7 +144,10 @@ class ClientInput {
       this.#failed = reject;
     });
     client.on('data', (bytes: Buffer) => this.#take(bytes));
-    client.once('close', () => this.#failed(new Error('the client has gone')));
+    const gone = (): void => this.#failed(new Error('the client has gone'));
+    client.once('end', gone);
+    client.once('close', gone);
+    client.once('close', () => clearInterval(this.#looking));
     if (head.length > 0) this.#take(head);
   }
 
@@ -143,7 +155,7 @@ class ClientInput {
     this.#target = target;
     for (const bytes of this.#waiting.splice(0)) this.#give(bytes);
     if (this.#ended) this.#end();
-    target.on('drain', () => this.#client.resume());
+    target.on('drain', () => this.#resume());
   }
 
   #take(bytes: Buffer): void {
@@ -168,8 +180,20 @@ class ClientInput {
     if (this.#target === undefined) {
       this.#waiting.push(bytes);
       // Who never wants it does not read it.
-      this.#client.pause();
-    } else if (this.#target.writable && !this.#target.write(bytes)) this.#client.pause();
+      this.#pause();
+    } else if (this.#target.writable && !this.#target.write(bytes)) this.#pause();
+  }
+
+  /** The end of a connection that is not read shows in writing to it only. */
+  #pause(): void {
+    this.#client.pause();
+    this.#looking ??= setInterval(() => this.#client.write(NOTHING), STILL_THERE);
+  }
+
+  #resume(): void {
+    clearInterval(this.#looking);
+    this.#looking = undefined;
+    this.#client.resume();
   }
 
   /** The guest's end of file is that the port is closed here, once it has taken all. */

@@ -207,7 +207,7 @@ class VmProcess implements ControlledVm {
   };
 
   readonly stream: ControlledVm['stream'] = (client, head) => {
-    void serveExec(this.vm, this.agent, client, head);
+    void serveExec(this, client, head);
   };
 
   readonly paused = (paused: boolean): void => {

@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { EventJournal, readEvents, type EventFilter, type VmEvent } from '../events.ts';
 import { managerPaths, privateFolder, type ManagerPaths } from '../paths.ts';
-import type { ExecAnswer } from '../control/types.ts';
 import { createTemporaryVm, createVm, type NewVm } from './create.ts';
 import { onImage } from './image-base.ts';
-import { killVm, startVmProcess, stopVm, VmConnection, type StopOptions } from './lifecycle.ts';
+import { VmExec, type VmExecOptions, type VmExecResult } from './exec.ts';
+import { killVm, startVmProcess, stopVm, type StopOptions } from './lifecycle.ts';
 import { VmSerial } from './serial.ts';
 import type { VmSettings } from './settings.ts';
 import { VmStore, type VmStatus } from './store.ts';
@@ -32,40 +32,6 @@ export type CreateVmOptions = Omit<NewVm, 'disk' | 'image'> &
 export type RunVmOptions = Omit<NewVm, 'disk' | 'image' | 'name'> &
   VmBase &
   VmHomeOptions & { readonly name?: string };
-
-export type VmExecOptions = WaitOptions & {
-  readonly env?: Readonly<Record<string, string>>;
-  /** standard input, at most 16 MiB */
-  readonly input?: Uint8Array | string;
-  /** an exit code other than 0 is an error; default false */
-  readonly check?: boolean;
-};
-
-/** What a command in a VM has come to. */
-export type VmExecResult = {
-  /** undefined where a signal has ended it */
-  readonly exitCode: number | undefined;
-  readonly signal: number | undefined;
-  readonly stdout: string;
-  readonly stderr: string;
-};
-
-/** A command in a VM has ended with another exit code than 0, and that was not to be. */
-export class VmExecError extends Error {
-  override readonly name = 'VmExecError';
-  readonly code = 'EEXEC';
-  readonly result: VmExecResult;
-
-  constructor(command: string, result: VmExecResult) {
-    const { exitCode, signal, stderr } = result;
-    const how = exitCode === undefined ? `was ended by signal ${signal}` : `ended with exit code ${exitCode}`;
-    super(`${command} ${how}${stderr === '' ? '' : `: ${stderr.trimEnd()}`}`);
-    this.result = result;
-  }
-}
-
-/** How long a guest may take until its agent answers, in milliseconds. */
-const AGENT_TIMEOUT = 60_000;
 
 /**
  * A VM of this user, as the command line has it too: it runs in a process of its own, and goes on when this one ends,
@@ -175,31 +141,12 @@ export class Vm implements AsyncDisposable {
   }
 
   /**
-   * Runs a command in the guest by its agent, for which it waits up to a minute. An exit code that is not 0 is no
-   * error, unless `check` says so.
-   * @throws ControlError (EAGENT…), VmExecError, VmStoreError (ESTOPPED)
+   * Runs a command in the guest by its agent, for which it waits. Awaited it gives the result, iterated over what the
+   * command says as it says it. An exit code that is not 0 is no error, unless `check` says so.
+   * @throws ControlError (EAGENT…), VmExecError, VmStoreError (ESTOPPED), the signal's reason: awaited or iterated over
    */
-  async exec(
-    command: string,
-    args: readonly string[] = [],
-    options: VmExecOptions = {},
-  ): Promise<VmExecResult> {
-    const { env, input, timeout, signal, check = false } = options;
-    using connection = new VmConnection(this.#store, this.name);
-    await connection.control.waitForAgent(Math.min(timeout ?? AGENT_TIMEOUT, AGENT_TIMEOUT), signal);
-    const answer = await connection.control.exec(
-      {
-        command,
-        args: [...args],
-        ...(env !== undefined && { env }),
-        ...(timeout !== undefined && { timeout }),
-        ...(input !== undefined && { input: Buffer.from(input).toString('base64') }),
-      },
-      signal,
-    );
-    const result = resultOf(answer);
-    if (check && result.exitCode !== 0) throw new VmExecError([command, ...args].join(' '), result);
-    return result;
+  exec(command: string, args: readonly string[] = [], options: VmExecOptions = {}): VmExec {
+    return new VmExec(this.#store, this.name, command, args, options);
   }
 
   /** Lets go of the console; a temporary VM is gone then. */
@@ -219,14 +166,4 @@ function openStore(home: string | undefined): VmStore {
   const paths = pathsOf(home);
   privateFolder(paths.root);
   return new VmStore(paths.vms, new EventJournal(paths.root));
-}
-
-function resultOf({ exitCode, signal, stdout, stderr }: ExecAnswer): VmExecResult {
-  const text = (base64: string): string => Buffer.from(base64, 'base64').toString('utf8');
-  return {
-    exitCode: exitCode ?? undefined,
-    signal: signal ?? undefined,
-    stdout: text(stdout),
-    stderr: text(stderr),
-  };
 }
