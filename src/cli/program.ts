@@ -13,6 +13,7 @@ import { addVersion } from './version.ts';
 import { addVmnetSwitch } from './vmnet-switch.ts';
 import { exampleHelp } from './verb.ts';
 import { addConsole } from './vm/console.ts';
+import { addCopy } from './vm/copy.ts';
 import { addCreateVm } from './vm/create.ts';
 import { addEvents } from './vm/events.ts';
 import { addExec, addShell } from './vm/exec.ts';
@@ -29,6 +30,7 @@ import { addInfoVm, addList } from './vm/list.ts';
 import { addLogs } from './vm/logs.ts';
 import { addSend } from './vm/send.ts';
 import { addSet } from './vm/set.ts';
+import { addSsh } from './vm/ssh.ts';
 import { addTop } from './vm/top.ts';
 import { addWait } from './vm/wait.ts';
 
@@ -74,6 +76,8 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
       addWait,
       addExec,
       addShell,
+      addCopy,
+      addSsh,
       addVmProcess,
       addCompletion,
     ],

@@ -25,6 +25,9 @@ afterAll(async () => {
   home.remove();
 }, 60_000);
 
+/** for what happens soon, on a machine that has much to do */
+const PATIENCE = { timeout: 30_000 };
+
 const sh = (line: string): [string, string[]] => ['sh', ['-c', line]];
 
 test('a command that is awaited gives all that it said', async () => {
@@ -116,11 +119,11 @@ test('a signal ends the command with its reason', async () => {
   const abort = new AbortController();
   const file = join(guest.folder, 'pid');
   const run = vm.exec(...sh(`echo $$ > ${file}; exec sleep 1000`), { signal: abort.signal });
-  await expect.poll(() => existsSync(file) && readFileSync(file, 'utf8')).toMatch(/\d\n/);
+  await expect.poll(() => (existsSync(file) ? readFileSync(file, 'utf8') : ''), PATIENCE).toMatch(/\d\n/);
   abort.abort(new Error('enough'));
   await expect(run).rejects.toThrow('enough');
   const pid = Number(readFileSync(file, 'utf8'));
-  await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false);
+  await expect.poll(() => existsSync(`/proc/${pid}`), PATIENCE).toBe(false);
 });
 
 test('who leaves the loop ends the command', async () => {
@@ -131,7 +134,7 @@ test('who leaves the loop ends the command', async () => {
     break;
   }
   const pid = Number(readFileSync(file, 'utf8'));
-  await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false);
+  await expect.poll(() => existsSync(`/proc/${pid}`), PATIENCE).toBe(false);
   await expect(run).rejects.toMatchObject({ code: 'EABANDONED' });
 });
 
@@ -187,10 +190,10 @@ test('one whose client is killed ends, also where it does not read its input', a
   const run = home.begin(['exec', '-i', 'web', '--', ...sh(`echo $$ > ${file}; exec sleep 1000`).flat()]);
   run.stdin.write(Buffer.alloc(2_000_000));
   run.stdin.on('error', () => undefined);
-  await expect.poll(() => existsSync(file) && readFileSync(file, 'utf8')).toMatch(/\d\n/);
+  await expect.poll(() => (existsSync(file) ? readFileSync(file, 'utf8') : ''), PATIENCE).toMatch(/\d\n/);
   run.kill('SIGKILL');
   const pid = Number(readFileSync(file, 'utf8'));
-  await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 10_000 }).toBe(false);
+  await expect.poll(() => existsSync(`/proc/${pid}`), PATIENCE).toBe(false);
 });
 
 test('one whose reader is gone ends', async () => {

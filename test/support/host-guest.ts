@@ -58,8 +58,9 @@ export class HostGuest {
       agent: client,
       portFolder: agent.directory,
     };
-    const control: Pick<ControlledVm, 'agent' | 'stream'> = {
+    const control: Pick<ControlledVm, 'agent' | 'agentReady' | 'stream'> = {
       agent: client,
+      agentReady: () => undefined,
       stream: (connection, head) => void serveExec(guest, connection, head),
     };
     // There is no machine: requests about one are for the tests of VMs that have it.
@@ -103,6 +104,10 @@ class PipePort implements GuestPort {
 
   get isOpen(): boolean {
     return this.#open !== undefined;
+  }
+
+  get guestOpenedAt(): undefined {
+    return undefined;
   }
 
   /** Of a pipe it is known only once something has come through it. */

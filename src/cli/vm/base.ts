@@ -1,7 +1,9 @@
 /** What commands that make a VM have in common: its image, and settings that flags and the user's defaults give it. */
 import { existsSync, readFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, resolve } from 'node:path';
 import type { UserDefaults } from '../../manager/defaults.ts';
+import { managerPaths } from '../../manager/paths.ts';
+import { ensureSshKey } from '../../manager/ssh/key.ts';
 import type { NewVm } from '../../manager/vms/create.ts';
 import type { DiskFormat } from '../../storage/open.ts';
 import { progressOf } from '../image/pull.ts';
@@ -50,7 +52,6 @@ export async function onBase<T>(
   flags: VmFlags,
   make: (vm: NewVm) => Promise<T>,
 ): Promise<T> {
-  const { managerPaths } = await import('../../manager/paths.ts');
   const { loadDefaults } = await import('../../manager/defaults.ts');
   const paths = managerPaths();
   const defaults = loadDefaults(paths.config);
@@ -90,10 +91,16 @@ function complete(
   flags: VmFlags,
   asked: NewVm['seed'],
 ): NewVm {
+  const hasSeed = seed !== undefined || asked !== undefined;
+  const key = hasSeed && asked?.sshKeys === undefined ? ensureSshKey(managerPaths()) : undefined;
+  const sshKey = key?.path ?? privateKeyOf(flags.sshKey);
   return {
     name,
     ...base,
-    ...((seed !== undefined || asked !== undefined) && { seed: { agent: 'none', ...seed, ...asked } }),
+    ...(hasSeed && {
+      seed: { agent: 'none', ...seed, ...asked, ...(key && { sshKeys: [key.publicKey] }) },
+    }),
+    ...(sshKey !== undefined && { sshKey }),
     ...(flags.kernel !== undefined && { kernel: flags.kernel }),
     ...(flags.initrd !== undefined && { initrd: flags.initrd }),
     ...(flags.cmdline !== undefined && { cmdline: flags.cmdline }),
@@ -118,6 +125,12 @@ function seedOf({ cloudInit, sshKey, user }: VmFlags): NewVm['seed'] {
     ...(cloudInit !== undefined && { userData: { content: readFileSync(cloudInit), name: cloudInit } }),
     ...(sshKey !== undefined && { sshKeys: sshKey.flatMap(keysIn) }),
   };
+}
+
+/** The private key beside the first public one, as ssh-keygen leaves them. */
+function privateKeyOf(files: VmFlags['sshKey']): string | undefined {
+  const path = files?.find((file) => file.endsWith('.pub') && existsSync(file.slice(0, -'.pub'.length)));
+  return path === undefined ? undefined : resolve(path.slice(0, -'.pub'.length));
 }
 
 /** A file like `id_ed25519.pub`, or like authorized_keys. */

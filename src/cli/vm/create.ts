@@ -26,6 +26,8 @@ path with a slash in it, whose format is raw unless --format tells. The VM's dis
 In a guest with cloud-init, as those of the catalogue are, the VM's name becomes its host's name, and its guest agent is
 installed where it is not there, which needs a network.
 
+Without --ssh-key such a guest gets a key of the data directory, for \`tsvm ssh\`.
+
 Without --kernel the VM boots what the boot loader on its disk would boot, also after the guest has upgraded it.`;
 
 /** `tsvm create`: makes a VM on an image. */

@@ -156,6 +156,7 @@ class ClientInput {
     for (const bytes of this.#waiting.splice(0)) this.#give(bytes);
     if (this.#ended) this.#end();
     target.on('drain', () => this.#resume());
+    if (!target.writableNeedDrain) this.#resume();
   }
 
   #take(bytes: Buffer): void {

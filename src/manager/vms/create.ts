@@ -39,6 +39,8 @@ export type NewVm = {
   /** what it is made from, for people */
   readonly image?: string;
   readonly user?: string;
+  /** private key of `tsvm ssh`, from the VM's folder on */
+  readonly sshKey?: string;
   /** what cloud-init in the guest is told at its first boot; default: nothing */
   readonly seed?: Omit<SeedOptions, 'hostname'>;
   /** default `on`; `off` leaves its process all rights of its user */
@@ -103,6 +105,7 @@ async function createOwned(store: VmStore, vm: NewVm, owned: boolean): Promise<D
         ...(vm.memoryLimit !== undefined && { memoryLimit: vm.memoryLimit }),
         ...(vm.image !== undefined && { image: vm.image }),
         ...(vm.user !== undefined && { user: vm.user }),
+        ...(vm.sshKey !== undefined && { sshKey: vm.sshKey }),
       },
       boot: {
         ...(vm.kernel !== undefined && { kernel: resolve(vm.kernel) }),

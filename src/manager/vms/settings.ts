@@ -30,6 +30,8 @@ export const vmSettings = v.strictObject({
     image: v.optional(text),
     /** who logs in */
     user: v.optional(v.pipe(text, v.regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'is no user name'))),
+    /** private key of `tsvm ssh`, from the VM's folder on; none: ssh's own choice */
+    sshKey: v.optional(text),
     memory: v.optional(v.pipe(bytes, v.minValue(32 * MIB, 'must be at least 32M')), 512 * MIB),
     cpus: v.optional(
       v.pipe(

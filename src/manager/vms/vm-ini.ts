@@ -27,6 +27,7 @@ export const field = (key: string, kind: Kind, about: string): Field => ({
 const VM: readonly Field[] = [
   field('image', 'text', 'what it was made from'),
   field('user', 'text', 'who logs in, with `tsvm ssh`'),
+  field('ssh-key', 'text', "private key of `tsvm ssh`; none: ssh's own choice"),
   field('memory', 'size', 'RAM, such as 768M or 2G'),
   field('cpus', 'whole', 'virtual CPUs, 1 to 32'),
   field('cpu', 'text', 'CPU features to add and to hide, such as +avx2,-rdrand'),

@@ -1,4 +1,14 @@
 import { randomBytes } from 'node:crypto';
+import type { Readable, Writable } from 'node:stream';
+import {
+  copyIn,
+  copyOut,
+  readGuestFile,
+  writeGuestFile,
+  type CopyGuest,
+  type CopyOptions,
+  type CopyResult,
+} from '../copy/copy.ts';
 import { EventJournal, readEvents, type EventFilter, type VmEvent } from '../events.ts';
 import { managerPaths, privateFolder, type ManagerPaths } from '../paths.ts';
 import { createTemporaryVm, createVm, type NewVm } from './create.ts';
@@ -147,6 +157,27 @@ export class Vm implements AsyncDisposable {
    */
   exec(command: string, args: readonly string[] = [], options: VmExecOptions = {}): VmExec {
     return new VmExec(this.#store, this.name, command, args, options);
+  }
+
+  /**
+   * Copies a file or folder of this host into the guest, or what a stream has into a file there. What was there is
+   * replaced when all has come; `FOLDER/.` is what is in a folder; in a folder that is there copies have their names.
+   * @param target path in the guest, from its root folder on
+   * @throws CopyError, ControlError, VmStoreError (ESTOPPED), the signal's reason
+   */
+  copyIn(source: string | Readable, target: string, options?: CopyOptions): Promise<CopyResult> {
+    if (typeof source === 'string') return copyIn(this.#guest, source, target, options);
+    return writeGuestFile(this.#guest, source, target, options);
+  }
+
+  /** Copies a file or folder of the guest to this host, or what a file there has to a stream: see {@link copyIn}. */
+  copyOut(source: string, target: string | Writable, options?: CopyOptions): Promise<CopyResult> {
+    if (typeof target === 'string') return copyOut(this.#guest, source, target, options);
+    return readGuestFile(this.#guest, source, target, options);
+  }
+
+  get #guest(): CopyGuest {
+    return { name: this.name, exec: (command, args, options) => this.exec(command, args, options) };
   }
 
   /** Lets go of the console; a temporary VM is gone then. */
