@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 
 /** What a server does besides what it should. */
@@ -13,6 +14,9 @@ export type Fault =
   | { readonly kind: 'whole' }
   /** sends so many bytes, and the rest when it is told to */
   | { readonly kind: 'hold'; readonly after: number; readonly until: Promise<void> };
+
+/** PEM */
+export type TlsIdentity = { readonly key: string; readonly cert: string };
 
 export type SeenRequest = {
   readonly path: string;
@@ -31,18 +35,24 @@ export class ImageServer {
   readonly #redirects = new Map<string, string>();
   readonly #server: Server;
 
-  constructor() {
-    this.#server = createServer((request, response) => this.#answer(request, response));
+  readonly #scheme: string;
+
+  constructor(tls?: TlsIdentity) {
+    const listener = (request: IncomingMessage, response: ServerResponse): void =>
+      this.#answer(request, response);
+    this.#scheme = tls === undefined ? 'http' : 'https';
+    this.#server = tls === undefined ? createServer(listener) : createTlsServer(tls, listener);
   }
 
-  static async start(): Promise<ImageServer> {
-    const server = new ImageServer();
+  /** @param tls for https; default: http */
+  static async start(tls?: TlsIdentity): Promise<ImageServer> {
+    const server = new ImageServer(tls);
     await new Promise<void>((resolve) => server.#server.listen(0, '127.0.0.1', resolve));
     return server;
   }
 
   get address(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+    return `${this.#scheme}://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   /** Requests for a path, in their order. */
