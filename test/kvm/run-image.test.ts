@@ -67,7 +67,7 @@ test('the VM ends with a command that is killed, and what is left of it goes wit
   expect(folders()).toEqual([]);
 });
 
-test('where its process is killed too, it is the same', async () => {
+test('where its process is killed too, even its name is free for the next command', async () => {
   const { run } = await waiting();
   const { pid } = JSON.parse(await home.ok('info', '--json', 'once')) as { pid: number };
   process.kill(pid, 'SIGSTOP');
@@ -76,8 +76,9 @@ test('where its process is killed too, it is the same', async () => {
   process.kill(pid, 'SIGKILL');
   await expect.poll(() => home.processes(), { timeout: 20_000 }).toEqual([]);
   expect(folders()).toEqual(['once']);
-  expect(await home.ok('list', '-q')).toBe('');
-  expect(folders()).toEqual([]);
+  // Its name is free at once.
+  await home.create('once');
+  expect(await home.state('once')).toBe('stopped');
 });
 
 test('--keep leaves the VM, switched off', async () => {

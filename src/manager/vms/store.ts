@@ -114,8 +114,9 @@ export class VmStore {
     checkVmName(name);
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const folder = join(this.#folder, name);
-    this.#checkFree(name);
+    // The name of one that nobody has any more is free.
     await this.sweep();
+    this.#checkFree(name);
     const staging = this.#hidden('new', name);
     mkdirSync(staging, { mode: 0o700 });
     try {
