@@ -18,6 +18,7 @@ export {
 export type { EventFilter, VmEvent, VmEventKind } from './manager/events.ts';
 export { CopyError } from './manager/copy/errors.ts';
 export type { CopyOptions, CopyProgress, CopyResult } from './manager/copy/copy.ts';
+export type { ScreenColor, ScreenRun, ScreenSize, ScreenStyle, VmScreen } from './manager/vms/screen.ts';
 export type { VmSerial } from './manager/vms/serial.ts';
 export type { StopOptions } from './manager/vms/lifecycle.ts';
 export type { DiskSettings, VmSettings } from './manager/vms/settings.ts';

@@ -27,7 +27,7 @@ const OF_VMS = [
     'console',
     'exec',
   ],
-  ...['wait', 'send', 'set', 'events', 'shell', 'ssh'],
+  ...['wait', 'send', 'set', 'events', 'shell', 'ssh', 'screenshot'],
 ];
 
 type Verb = {

@@ -28,6 +28,7 @@ import {
 } from './vm/lifecycle.ts';
 import { addInfoVm, addList } from './vm/list.ts';
 import { addLogs } from './vm/logs.ts';
+import { addScreenshot } from './vm/screenshot.ts';
 import { addSend } from './vm/send.ts';
 import { addSet } from './vm/set.ts';
 import { addSsh } from './vm/ssh.ts';
@@ -78,6 +79,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
       addShell,
       addCopy,
       addSsh,
+      addScreenshot,
       addVmProcess,
       addCompletion,
     ],

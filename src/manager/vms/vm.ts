@@ -15,10 +15,11 @@ import { createTemporaryVm, createVm, type NewVm } from './create.ts';
 import { onImage } from './image-base.ts';
 import { VmExec, type VmExecOptions, type VmExecResult } from './exec.ts';
 import { killVm, startVmProcess, stopVm, type StopOptions } from './lifecycle.ts';
+import type { ScreenSize, VmScreen } from './screen.ts';
 import { VmSerial } from './serial.ts';
 import type { VmSettings } from './settings.ts';
 import { VmStore, type VmStatus } from './store.ts';
-import { waitFor, type WaitOptions, type WaitTarget } from './wait.ts';
+import { consoleBytes, waitFor, type WaitOptions, type WaitTarget } from './wait.ts';
 
 export type VmHomeOptions = {
   /** the data directory; default: that of the command line */
@@ -157,6 +158,14 @@ export class Vm implements AsyncDisposable {
    */
   exec(command: string, args: readonly string[] = [], options: VmExecOptions = {}): VmExec {
     return new VmExec(this.#store, this.name, command, args, options);
+  }
+
+  /** What the console shows after all that it has said since the VM was started, the last MiB of it at most. */
+  async screen(size?: ScreenSize): Promise<VmScreen> {
+    // The terminal is much code, which few need.
+    const { VmScreen } = await import('./screen.ts');
+    const output = consoleBytes(this.#store.folderOf(this.name), this.status.record?.consoleFrom);
+    return VmScreen.of(output, size);
   }
 
   /**

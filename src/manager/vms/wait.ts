@@ -87,20 +87,23 @@ async function isThere(
 }
 
 /** What the console has said since the VM was started, or the end of that. */
-function consoleOf(folder: string, from = 0): string {
+export function consoleBytes(folder: string, from = 0): Buffer {
   const path = join(folder, 'log', 'console.log');
-  if (!existsSync(path)) return '';
+  if (!existsSync(path)) return Buffer.alloc(0);
   const fd = openSync(path, 'r');
   try {
     const { size } = fstatSync(fd);
     // A log that was begun anew is shorter.
     const start = Math.max(from > size ? 0 : from, size - SEARCHED);
     const bytes = Buffer.alloc(size - start);
-    return bytes.toString('utf8', 0, readSync(fd, bytes, 0, bytes.length, start)).replaceAll('\r', '');
+    return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, start));
   } finally {
     closeSync(fd);
   }
 }
+
+const consoleOf = (folder: string, from?: number): string =>
+  consoleBytes(folder, from).toString('utf8').replaceAll('\r', '');
 
 function tailOf(folder: string): string {
   const lines = consoleOf(folder).trimEnd().split('\n').slice(-TAIL_LINES).join('\n');
