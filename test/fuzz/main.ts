@@ -42,7 +42,8 @@ if (options.repro !== undefined) {
   });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   const chains = given.chains === 0 ? '' : ` (${given.chains} chains of descriptors)`;
-  if (failure === undefined) console.log(`${name}: no failure in ${options.iters} cases${chains}, ${seconds} s`);
+  if (failure === undefined)
+    console.log(`${name}: no failure in ${options.iters} cases${chains}, ${seconds} s`);
   else {
     console.error(failure.error);
     console.error(`${name}: failed; run it again with --repro ${failure.artifact ?? ''}`);

@@ -103,12 +103,7 @@ async function inVm(
       const ready = now();
       const tty = words.length === 0 && process.stdin.isTTY && process.stdout.isTTY;
       const streams: CommandFlags = words.length === 0 ? { interactive: true, ...(tty && { tty }) } : flags;
-      const status = await runCommand(
-        name,
-        words.length === 0 ? SHELL : words,
-        streamsOf(streams),
-        signal,
-      );
+      const status = await runCommand(name, words.length === 0 ? SHELL : words, streamsOf(streams), signal);
       if (flags.timings) phases = await bootPhases(control, { begin, created, ready, ended: now() });
       return status;
     });
