@@ -81,7 +81,9 @@ describe('shared folders of a Debian', () => {
 
   it('are mounted again where the agent comes up again', async () => {
     // Not at once: the agent has to answer for this command yet.
-    await guest.say('umount /mnt/work && systemd-run --quiet --on-active=2 systemctl restart qemu-guest-agent');
+    await guest.say(
+      'umount /mnt/work && systemd-run --quiet --on-active=2 systemctl restart qemu-guest-agent',
+    );
     await sleep(5000);
     await guest.agentReady();
     expect(await mounted()).toMatch(/mnt-work/);
