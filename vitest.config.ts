@@ -2,8 +2,8 @@ import { defineConfig } from 'vitest/config';
 
 /**
  * unit: any machine, seconds. kvm: needs /dev/kvm, boots no kernel. guest: boots kernels, directly where KVM can
- * run one, else in the lab. soak: the long forms, not part of `npm test`. One
- * project after the other: what boots kernels has the machine for itself.
+ * run one, else in the lab. soak: the long forms, not part of `npm test`. `npm test` runs one project after the other;
+ * `./quickstart.sh test` runs guest, which takes one core for a long time, beside unit and kvm.
  */
 export default defineConfig({
   test: {
