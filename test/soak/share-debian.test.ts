@@ -62,6 +62,17 @@ afterAll(async () => {
   await host.close();
 });
 
+/** A tree with the programs of the host's /usr, where the share is /mnt. */
+async function makeTools(): Promise<void> {
+  await mounted();
+  await guest.say(
+    'mkdir -p /c/usr /c/mnt /c/proc /c/dev /c/tmp /c/root /c/etc; cd /c; ' +
+      'for i in bin sbin lib lib64; do ln -s usr/$i $i; done; ' +
+      'mount --bind /host/usr usr; mount --bind /mnt/work mnt; mount -t proc proc proc; mount --bind /dev dev; ' +
+      'cp /etc/passwd /etc/group etc',
+  );
+}
+
 /** Waits for the mounts, which come soon after the agent. */
 async function mounted(): Promise<string> {
   for (let i = 0; i < 100; i++) {
@@ -108,48 +119,46 @@ describe('shared folders of a Debian', () => {
     expect((await host.exec(['ls', '/usr/made'])).code).not.toBe(0);
   });
 
-  it(
-    'have a C library built in them',
-    async () => {
-      await guest.say(
-        'mkdir -p /c/usr /c/mnt /c/proc /c/dev /c/tmp /c/root /c/etc; cd /c; ' +
-          'for i in bin sbin lib lib64; do ln -s usr/$i $i; done; ' +
-          'mount --bind /host/usr usr; mount --bind /mnt/work mnt; mount -t proc proc proc; mount --bind /dev dev; ' +
-          'cp /etc/passwd /etc/group etc',
-      );
-      await guest.say(`printf %b '${MAKEFILE.replaceAll('\n', '\\n')}' > /mnt/work/Makefile`);
-      const include = (await withTools('dirname $(gcc -print-file-name=include/stddef.h)')).trim();
-      await withTools(`cd /mnt && make -s INCLUDE=${include} libm.a`);
-      const objects = (await withTools('cd /mnt && ar t libm.a | wc -l')).trim();
-      expect(Number(objects)).toBeGreaterThan(250);
-      // Nothing is left to do: times are what make goes by.
-      expect(await withTools(`cd /mnt && make INCLUDE=${include} libm.a`)).toContain('is up to date');
-      const { stdout } = await host.exec(`ar t ${work}/libm.a | wc -l; nm ${work}/libm.a | grep -c " T "`);
-      expect(stdout.split('\n')[0]).toBe(objects);
-    },
-    STEP_LIMIT_MS,
-  );
+  describe('worked on with the programs of the host', () => {
+    beforeAll(makeTools, STEP_LIMIT_MS);
 
-  it(
-    'hold a git repository, its clone, and agree with both',
-    async () => {
-      await withTools(
-        'cd /mnt && mkdir repo && cp -r newlib-salsa/newlib/libm/math repo/math && rm -f repo/math/*.o && cd repo && git init -q . && ' +
-          'git add . && git -c user.name=n -c user.email=e commit -q -m first && cd .. && git clone -q repo clone',
-      );
-      expect(await withTools('cd /mnt/clone && git status --porcelain')).toBe('');
-      expect(await withTools('cd /mnt/repo && git status --porcelain')).toBe('');
-      await withTools('cd /mnt/clone && git fsck --strict 2>&1');
-      const { stdout } = await host.exec(
-        `cd ${work}/clone && git -c safe.directory=* status --porcelain && git -c safe.directory=* ls-files | wc -l; ` +
-          `ls ${work}/repo/math | wc -l`,
-      );
-      const [cloned, first] = stdout.trim().split('\n').map(Number);
-      expect(first).toBeGreaterThan(100);
-      expect(cloned).toBe(first);
-    },
-    STEP_LIMIT_MS,
-  );
+    it(
+      'have a C library built in them',
+      async () => {
+        await guest.say(`printf %b '${MAKEFILE.replaceAll('\n', '\\n')}' > /mnt/work/Makefile`);
+        const include = (await withTools('dirname $(gcc -print-file-name=include/stddef.h)')).trim();
+        await withTools(`cd /mnt && make -s INCLUDE=${include} libm.a`);
+        const objects = (await withTools('cd /mnt && ar t libm.a | wc -l')).trim();
+        expect(Number(objects)).toBeGreaterThan(250);
+        // Nothing is left to do: times are what make goes by.
+        expect(await withTools(`cd /mnt && make INCLUDE=${include} libm.a`)).toContain('is up to date');
+        const { stdout } = await host.exec(`ar t ${work}/libm.a | wc -l; nm ${work}/libm.a | grep -c " T "`);
+        expect(stdout.split('\n')[0]).toBe(objects);
+      },
+      STEP_LIMIT_MS,
+    );
+
+    it(
+      'hold a git repository, its clone, and agree with both',
+      async () => {
+        await withTools(
+          'cd /mnt && mkdir repo && cp -r newlib-salsa/newlib/libm/math repo/math && rm -f repo/math/*.o && cd repo && git init -q . && ' +
+            'git add . && git -c user.name=n -c user.email=e commit -q -m first && cd .. && git clone -q repo clone',
+        );
+        expect(await withTools('cd /mnt/clone && git status --porcelain')).toBe('');
+        expect(await withTools('cd /mnt/repo && git status --porcelain')).toBe('');
+        await withTools('cd /mnt/clone && git fsck --strict 2>&1');
+        const { stdout } = await host.exec(
+          `cd ${work}/clone && git -c safe.directory=* status --porcelain && git -c safe.directory=* ls-files | wc -l; ` +
+            `ls ${work}/repo/math | wc -l`,
+        );
+        const [cloned, first] = stdout.trim().split('\n').map(Number);
+        expect(first).toBeGreaterThan(100);
+        expect(cloned).toBe(first);
+      },
+      STEP_LIMIT_MS,
+    );
+  });
 
   it(
     'pass the file system tests of stress-ng, which verify what they do',
