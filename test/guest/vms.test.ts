@@ -128,6 +128,30 @@ describe('two Debians at once, from one compressed base', () => {
   );
 
   it(
+    'have files and folders copied into them and out of them, and show their console',
+    async () => {
+      const [name] = NAMES;
+      const { stdout, stderr } = await shell(
+        `set -e; cd '${home}'; mkdir -p tree/sub; head -c 2M /dev/urandom > tree/sub/bytes; echo 1 > 'tree/a name'
+         ln -s sub/bytes tree/link; chmod 640 tree/sub/bytes; chmod 751 tree/sub; touch -d @1700000000 tree/sub/bytes
+         t cp -q tree ${name}:/root/
+         t exec ${name} -- sh -c 'cd /root/tree; stat -c "%a %Y %U" sub/bytes; readlink link; md5sum < link'
+         md5sum < tree/link
+         t cp -q ${name}:/root/tree back; diff -r --no-dereference tree back; stat -c '%a %Y' back/sub/bytes
+         t cp -q ${name}:/etc/os-release - | md5sum; t exec ${name} -- cat /etc/os-release | md5sum`,
+      );
+      const [here, link, first, second, back, copied, original] = stdout.trim().split('\n');
+      expect(stderr).toBe('');
+      expect([here, link, back]).toEqual(['640 1700000000 root', 'sub/bytes', '640 1700000000']);
+      expect([second, original]).toEqual([first, copied]);
+      const missing = await tsvm('cp', `${name}:/root/nothing`, home);
+      expect([missing.code === 0, missing.stderr]).toEqual([false, expect.stringContaining('/root/nothing')]);
+      expect(await ok('screenshot', name)).toContain('login:');
+    },
+    STEP_LIMIT_MS,
+  );
+
+  it(
     'keep what they write to themselves, over a stop and a start',
     async () => {
       for (const name of NAMES) {
