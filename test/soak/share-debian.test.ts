@@ -54,6 +54,8 @@ beforeAll(async () => {
     ]),
   });
   await guest.agentReady();
+  // Until then the agent's port is taken, once in a while, by what mounts them.
+  await mounted();
 }, BOOT_LIMIT_MS);
 
 afterAll(async () => {
