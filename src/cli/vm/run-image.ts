@@ -6,6 +6,7 @@ import type { VmStore } from '../../manager/vms/store.ts';
 import { errorMessage } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { ProgressLine } from '../progress-line.ts';
+import { SIGNALS } from '../signals.ts';
 import { onBase, type VmFlags } from './base.ts';
 import { type CommandFlags, runCommand, SHELL } from './exec.ts';
 import { bootPhases, formatPhases, type Phases } from './phases.ts';
@@ -23,7 +24,6 @@ export type RunImageFlags = VmFlags &
     readonly timings?: true;
   };
 
-const SIGNALS = { SIGINT: EXIT.interrupted, SIGTERM: EXIT.terminated, SIGHUP: EXIT.hangup } as const;
 /** A guest that is kept may take so long to power off, in milliseconds. */
 const POWER_OFF_LIMIT = 60_000;
 

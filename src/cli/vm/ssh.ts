@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { Command } from 'commander';
+import { shellQuote } from '../../manager/shell-quote.ts';
 import { VmStoreError } from '../../manager/vms/store.ts';
 import { commandExitCode } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
@@ -82,5 +83,5 @@ function runSsh(args: readonly string[]): Promise<number> {
 
 /** A word for a shell, as short as it can be. */
 function quoted(word: string): string {
-  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : shellQuote(word);
 }

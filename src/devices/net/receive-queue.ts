@@ -2,6 +2,7 @@ import { LONGEST_FRAME, RECEIVED, VNET_HEADER, type FramePort } from '../../kvm/
 import type { GuestBuffers } from '../../kvm/guest-buffers.ts';
 import type { Virtqueue } from '../../virtio/queue.ts';
 import type { RateLimiter } from '../rate-limit.ts';
+import { ServedQueue } from '../served-queue.ts';
 
 /** Buffers that the port has to choose from, at least while the driver has so many. */
 const POSTED = 256;
@@ -14,17 +15,14 @@ const LARGEST_BUFFER = LONGEST_FRAME + VNET_HEADER;
  * A receive queue during one activation: buffers of the guest, which a port fills (VIRTIO 1.2, 5.1.6.3). While the
  * guest has none nothing is read, so whoever floods it waits, or loses frames, in the host's kernel.
  */
-export class ReceiveQueue {
-  readonly virtqueue: Virtqueue;
+export class ReceiveQueue extends ServedQueue {
   limited = false;
-  again = false;
   readonly #port: FramePort;
   readonly #buffers: GuestBuffers;
   readonly #limiter: RateLimiter;
-  #muted = false;
 
   constructor(virtqueue: Virtqueue, port: FramePort, buffers: GuestBuffers, limiter: RateLimiter) {
-    this.virtqueue = virtqueue;
+    super(virtqueue);
     this.#port = port;
     this.#buffers = buffers;
     this.#limiter = limiter;
@@ -58,7 +56,7 @@ export class ReceiveQueue {
         port.listen(true);
         return worked;
       }
-      if (received === RECEIVED.starved && full === 0 && !this.#moreComes()) {
+      if (received === RECEIVED.starved && full === 0 && !this.listen()) {
         port.listen(false);
         return worked;
       }
@@ -67,22 +65,13 @@ export class ReceiveQueue {
     return worked;
   }
 
-  /** Whether the driver has added buffers since the last look; where not, it notifies of the next ones. */
-  #moreComes(): boolean {
-    this.#muted = false;
-    return this.virtqueue.enableNotifications();
-  }
-
   /** Shows the port the driver's buffers. */
   #post(): void {
     const { virtqueue } = this;
     const { rx } = this.#port;
     const buffers = this.#buffers;
     if (rx.count >= POSTED) return;
-    if (!this.#muted) {
-      this.#muted = true;
-      virtqueue.disableNotifications();
-    }
+    this.mute();
     while (rx.count < POSTED) {
       const chain = virtqueue.pop();
       if (chain === undefined) return;

@@ -2,24 +2,21 @@ import { LONGEST_FRAME, VNET_HEADER, type FramePort } from '../../kvm/frame-port
 import type { GuestBuffers } from '../../kvm/guest-buffers.ts';
 import type { Virtqueue } from '../../virtio/queue.ts';
 import type { RateLimiter } from '../rate-limit.ts';
+import { ServedQueue } from '../served-queue.ts';
 
 /** Frames that go out with one native call; the guest gets their buffers back after it. */
 const BATCH = 256;
 
 /** A transmit queue during one activation: frames of the guest, on their way to a port (VIRTIO 1.2, 5.1.6.2). */
-export class TransmitQueue {
-  readonly virtqueue: Virtqueue;
+export class TransmitQueue extends ServedQueue {
   /** waits for the limits on throughput */
   limited = false;
-  /** is to be served again in the next turn of the event loop */
-  again = false;
   readonly #port: FramePort;
   readonly #buffers: GuestBuffers;
   readonly #limiter: RateLimiter;
-  #muted = false;
 
   constructor(virtqueue: Virtqueue, port: FramePort, buffers: GuestBuffers, limiter: RateLimiter) {
-    this.virtqueue = virtqueue;
+    super(virtqueue);
     this.#port = port;
     this.#buffers = buffers;
     this.#limiter = limiter;
@@ -58,19 +55,6 @@ export class TransmitQueue {
     }
     if (worked) this.virtqueue.flush();
     return worked;
-  }
-
-  /** Asks the driver for no notifications while the queue is looked at anyway, or nothing can be sent. */
-  mute(): void {
-    if (this.#muted) return;
-    this.#muted = true;
-    this.virtqueue.disableNotifications();
-  }
-
-  /** Asks for notifications again; true where a frame has come in the meantime. */
-  listen(): boolean {
-    this.#muted = false;
-    return this.virtqueue.enableNotifications();
   }
 
   /** Takes up to `limit` frames from the driver; returns how many. Those that are none it gives back at once. */

@@ -11,3 +11,14 @@ export class ControlError extends Error {
     this.hint = hint;
   }
 }
+
+/** What another process is told of an error: whatever was thrown here. */
+export function errorDetails(error: unknown): { message: string; code?: string; hint?: string } {
+  if (!(error instanceof Error)) return { message: String(error) };
+  const { message, code, hint } = error as Error & { readonly code?: unknown; readonly hint?: unknown };
+  return {
+    message,
+    ...(typeof code === 'string' && { code }),
+    ...(typeof hint === 'string' && { hint }),
+  };
+}

@@ -1,6 +1,7 @@
 /** HTTP with JSON bodies for one owner on a unix socket: requests that make no sense get an answer that says so. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import * as v from 'valibot';
+import { errorDetails } from './errors.ts';
 import { BODY_LIMIT } from './types.ts';
 
 /** What a request cannot be answered with otherwise. */
@@ -157,19 +158,8 @@ function reply(response: ServerResponse, status: number, body: unknown): void {
 }
 
 function replyError(response: ServerResponse, error: unknown): void {
-  const { status, code, message, hint } = describe(error);
+  const status = error instanceof HttpError ? error.status : error instanceof RangeError ? 400 : 500;
   // What is left of a body that is not wanted is not waited for.
   if (status === 413) response.shouldKeepAlive = false;
-  reply(response, status, { error: { code, message, ...(hint !== undefined && { hint }) } });
-}
-
-function describe(error: unknown): { status: number; code: string; message: string; hint?: string } {
-  if (!(error instanceof Error)) return { status: 500, code: 'EINTERNAL', message: String(error) };
-  const { code, hint } = error as Error & { code?: unknown; hint?: unknown };
-  return {
-    status: error instanceof HttpError ? error.status : error instanceof RangeError ? 400 : 500,
-    code: typeof code === 'string' ? code : 'EINTERNAL',
-    message: error.message,
-    ...(typeof hint === 'string' && { hint }),
-  };
+  reply(response, status, { error: { code: 'EINTERNAL', ...errorDetails(error) } });
 }

@@ -1,6 +1,7 @@
 import type { GuestPort, RunningVm, Share, VmOptions } from '../../vmm/types.ts';
 import { AgentClient } from '../agent/client.ts';
 import { AGENT_PORT } from '../agent/port.ts';
+import { shellQuote } from '../shell-quote.ts';
 
 /** How often the port is looked at. */
 const LOOK_MS = 250;
@@ -26,7 +27,7 @@ mkdir -p -- "$2" && exec mount -t virtiofs -o "$3" -- "$1" "$2"
 
 /** What one types in the guest. */
 function command({ tag, guest = '/mnt', readOnly }: Share): string {
-  const path = /^[\w./-]+$/.test(guest) ? guest : `'${guest.replaceAll("'", "'\\''")}'`;
+  const path = /^[\w./-]+$/.test(guest) ? guest : shellQuote(guest);
   return `mkdir -p ${path} && mount -t virtiofs ${readOnly === true ? '-o ro ' : ''}${tag} ${path}`;
 }
 

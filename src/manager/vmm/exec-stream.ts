@@ -3,9 +3,11 @@ import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import type { AgentClient } from '../agent/client.ts';
+import { errorDetails } from '../control/errors.ts';
 import { encodeFrame, FRAME, FrameDecoder } from '../control/frames.ts';
 import { HttpError } from '../control/http.ts';
 import { streamRequest, type StreamRequest, type StreamResult } from '../control/types.ts';
+import { shellQuote } from '../shell-quote.ts';
 import { openSlot, type ExecSlot, type WithPorts } from './exec-slots.ts';
 
 /** What a command's last output may take after its end, in milliseconds. */
@@ -39,17 +41,7 @@ export async function serveExec(guest: ExecGuest, client: Duplex, head: Buffer):
     if (!parsed.success) throw new HttpError(400, 'EBODY', parsed.issues[0].message);
     result = await run(guest, client, input, parsed.output, gone.signal);
   } catch (error) {
-    const { message, code, hint } = (error instanceof Error ? error : new Error(String(error))) as Error & {
-      readonly code?: unknown;
-      readonly hint?: unknown;
-    };
-    result = {
-      error: {
-        code: typeof code === 'string' ? code : 'EINTERNAL',
-        message,
-        ...(typeof hint === 'string' && { hint }),
-      },
-    };
+    result = { error: { code: 'EINTERNAL', ...errorDetails(error) } };
   }
   client.end(encodeFrame(FRAME.result, Buffer.from(JSON.stringify(result))));
 }
@@ -106,15 +98,10 @@ function argumentsOf({ guestPath }: ExecSlot, { command, args, stdin, terminal }
   const streams = `exec ${stdin ? `<${guestPath}.in` : '</dev/null'} >${guestPath}.out 2>${guestPath}.err`;
   if (terminal === undefined) return ['-c', `${streams} && exec "$@"`, 'sh', command, ...args];
   const { columns, rows, name } = terminal;
-  const line = `stty rows ${rows} cols ${columns}; exec ${[command, ...args].map(quoted).join(' ')}`;
+  const line = `stty rows ${rows} cols ${columns}; exec ${[command, ...args].map(shellQuote).join(' ')}`;
   // script(1), which is where there is a shell, gives a command a terminal, and takes a shell's line.
-  const script = `export TERM=${quoted(name)} && exec script -q -e -c "$1" /dev/null`;
+  const script = `export TERM=${shellQuote(name)} && exec script -q -e -c "$1" /dev/null`;
   return ['-c', `${streams} && ${script}`, 'sh', line];
-}
-
-/** A word for a shell. */
-function quoted(word: string): string {
-  return `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /** The command has ended; what it said last may still be on its way. */

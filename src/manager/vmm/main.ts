@@ -1,4 +1,5 @@
 import { closeSync, writeSync } from 'node:fs';
+import { errorDetails } from '../control/errors.ts';
 import { REPORT_FD, type StartOptions, type StartReport } from '../vms/lifecycle.ts';
 import { runVmProcess } from './process.ts';
 import { Tie } from './tie.ts';
@@ -21,17 +22,7 @@ export async function vmProcess(folder: string, options: StartOptions = {}): Pro
     await runVmProcess(folder, options, () => report({ ready: true }), tie);
     return 0;
   } catch (error) {
-    const { message, hint, code } = (error instanceof Error ? error : new Error(String(error))) as Error & {
-      readonly hint?: unknown;
-      readonly code?: unknown;
-    };
-    report({
-      error: {
-        message,
-        ...(typeof hint === 'string' && { hint }),
-        ...(typeof code === 'string' && { code }),
-      },
-    });
+    report({ error: errorDetails(error) });
     return 1;
   }
 }
