@@ -27,7 +27,9 @@ export const EBDA = 0x9fc00;
 export const LEGACY_HOLE = 0xa0000;
 /** ACPI tables, read-only data for the guest, reserved in the memory map; the RSDP is first */
 export const ACPI_TABLES = 0xe0000;
-export const ACPI_TABLES_LIMIT = 64 * KIB;
+export const ACPI_TABLES_LIMIT = 60 * KIB;
+/** the VM generation id, 16 bytes alone on a page that is reserved as the tables are */
+export const VM_GENERATION = ACPI_TABLES + ACPI_TABLES_LIMIT;
 /** SMBIOS entry point and structures: kernels scan for it from 0xf0000 on */
 export const SMBIOS = 0xf0000;
 export const SMBIOS_LIMIT = 64 * KIB;
@@ -66,6 +68,9 @@ export const FREE_ISA_GSIS: readonly number[] = [5, 10, 11, 7, 6, 15, 14];
 /** Lines of virtio-mmio transports, one each: first those of the IOAPIC alone. */
 export const VIRTIO_MMIO_GSIS: readonly number[] = [16, 17, 18, 19, 20, 21, 22, 23, ...FREE_ISA_GSIS];
 
+/** General-purpose events of block 0, by their bits. */
+export const GPE = { generation: 0 } as const;
+
 /** I/O ports of the board. */
 export const PORT = {
   i8042Data: 0x60,
@@ -83,6 +88,8 @@ export const PORT = {
   pm1aControl: 0x604,
   /** ACPI power management timer, 4 bytes, 32 bits wide */
   pmTimer: 0x608,
+  /** general-purpose event block 0: status and enable, a byte each */
+  gpe0: 0x60c,
   pciConfigAddress: 0xcf8,
   /** PIIX-style reset control, inside the PCI configuration address dword */
   reset: 0xcf9,

@@ -4,6 +4,8 @@
  * RangeError that names it: the input is tsvm's own, never the guest's.
  */
 
+import { uuidBytes } from '../uuid.ts';
+
 /** Encoded bytes of one or several AML terms. */
 export type Term = Uint8Array;
 
@@ -131,13 +133,8 @@ export function hardwareId(id: string): Term {
   return /^[A-Z]{3}[0-9A-F]{4}$/.test(id) ? eisaId(id) : string(id);
 }
 
-/** A UUID as a buffer: its first three fields are little-endian (ACPI 6.4, 19.6 "ToUUID"). */
-export function uuid(text: string): Term {
-  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text))
-    throw new RangeError(`"${text}" is no UUID`);
-  const bytes = Uint8Array.from(text.replaceAll('-', '').match(/../g)!, (pair) => Number.parseInt(pair, 16));
-  return buffer([3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map((i) => bytes[i]!));
-}
+/** A UUID as a buffer. */
+export const uuid = (text: string): Term => buffer(uuidBytes(text));
 
 // Named objects (20.2.5.1, 20.2.5.2)
 

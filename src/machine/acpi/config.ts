@@ -30,6 +30,8 @@ export type AcpiConfig = {
   readonly pciInterrupts?: readonly PciInterrupt[];
   /** port of the panic notification device; without it the guest is told of none */
   readonly pvpanicPort?: number;
+  /** guest-physical address of the VM generation id; without it the guest is told of none */
+  readonly generation?: number;
 };
 
 const isUnsigned = (value: number, limit: number): boolean =>
@@ -40,7 +42,7 @@ const GSI_LIMIT = 24;
 
 /** @throws RangeError naming what is wrong */
 export function checkAcpiConfig(config: AcpiConfig): void {
-  const { apicIds, pciMmio64, virtioMmio = [], pciInterrupts = [] } = config;
+  const { apicIds, pciMmio64, virtioMmio = [], pciInterrupts = [], generation } = config;
   const fail = (message: string): never => {
     throw new RangeError(`ACPI: ${message}`);
   };
@@ -53,6 +55,8 @@ export function checkAcpiConfig(config: AcpiConfig): void {
     if (!(isUnsigned(base, 2 ** 53) && size > 0 && isUnsigned(base + size, 2 ** 53)))
       fail('no window for PCI BARs');
   }
+  if (generation !== undefined && !(isUnsigned(generation, 2 ** 53) && generation % 8 === 0))
+    fail(`no address of a VM generation id: ${generation}`);
   for (const { gsi } of [...virtioMmio, ...pciInterrupts]) {
     if (!isUnsigned(gsi, GSI_LIMIT)) fail(`${gsi} is no GSI of the IOAPIC`);
   }

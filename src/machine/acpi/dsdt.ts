@@ -1,6 +1,6 @@
 /** The definition block of the board: what devices there are and where, as far as they cannot be probed. */
 
-import { GSI, PCI_ECAM, PCI_MMIO32, PORT, SLEEP_TYPE } from '../../boot/layout.ts';
+import { GPE, GSI, PCI_ECAM, PCI_MMIO32, PORT, SLEEP_TYPE } from '../../boot/layout.ts';
 import * as aml from './aml.ts';
 import type { Term } from './aml.ts';
 import type { AcpiConfig, PciInterrupt, VirtioMmioDevice } from './config.ts';
@@ -33,8 +33,10 @@ export function dsdtBody(config: AcpiConfig): Term {
       aml.device('RTC0', hid('PNP0B00'), crs(resource.ioPorts(PORT.cmosIndex, 2), resource.irq(GSI.rtc))),
       // The keyboard controller is named by the FADT alone: beside a PNP0303 without a mouse port Linux warns of that.
       ...(config.pvpanicPort === undefined ? [] : [pvpanic(config.pvpanicPort)]),
+      ...(config.generation === undefined ? [] : [generation(config.generation)]),
       ...virtioMmioDevices(config.virtioMmio ?? []),
     ),
+    ...(config.generation === undefined ? [] : [generationEvent()]),
   );
 }
 
@@ -120,6 +122,28 @@ function pvpanic(port: number): Term {
     aml.name('_STA', aml.integer(0x0b)),
     crs(resource.ioPorts(port, 1)),
   );
+}
+
+/**
+ * The VM generation id (Microsoft, "Virtual Machine Generation ID", 2012): what ADDR names, as its low and its high
+ * half, holds another value once the machine has been copied. The first _CID is that of the specification, the second
+ * one that of Hyper-V since, which is as short as ACPI has it.
+ */
+function generation(address: number): Term {
+  return aml.device(
+    'VGEN',
+    hid('TSVM0001'),
+    aml.name('_CID', aml.pkg(aml.string('VM_Gen_Counter'), aml.string('VMGENCTR'))),
+    aml.name('_DDN', aml.string('VM_Gen_Counter')),
+    aml.name('ADDR', aml.pkg(aml.integer(address % 2 ** 32), aml.integer(Math.floor(address / 2 ** 32)))),
+  );
+}
+
+/** The event of an edge: its status is clear before the method runs (ACPI 6.4, 5.6.4.1). */
+function generationEvent(): Term {
+  const changed = aml.integer(0x80);
+  const event = `_E${GPE.generation.toString(16).toUpperCase().padStart(2, '0')}`;
+  return aml.scope('\\_GPE', aml.method(event, {}, aml.notify(aml.path('\\_SB.VGEN'), changed)));
 }
 
 function virtioMmioDevices(devices: readonly VirtioMmioDevice[]): Term[] {

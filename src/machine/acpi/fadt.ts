@@ -41,6 +41,7 @@ export function fadt(facs: number, dsdt: number): Term {
   const pmEventLength = 4;
   const pmControlLength = 2;
   const pmTimerLength = 4;
+  const gpe0Length = 2;
   return table(
     'FACP',
     6,
@@ -52,9 +53,11 @@ export function fadt(facs: number, dsdt: number): Term {
     // SMI_CMD, ACPI_ENABLE, ACPI_DISABLE, S4BIOS_REQ, PSTATE_CNT
     zeros(8),
     // PM1a and PM1b events, PM1a and PM1b control, PM2 control, timer, GPE0, GPE1
-    ...[PORT.pm1aEvent, 0, PORT.pm1aControl, 0, 0, PORT.pmTimer, 0, 0].map((port) => littleEndian(port, 4)),
+    ...[PORT.pm1aEvent, 0, PORT.pm1aControl, 0, 0, PORT.pmTimer, PORT.gpe0, 0].map((port) =>
+      littleEndian(port, 4),
+    ),
     // lengths: event, control, PM2 control, timer, GPE0, GPE1; GPE1_BASE, CST_CNT
-    [pmEventLength, pmControlLength, 0, pmTimerLength, 0, 0, 0, 0],
+    [pmEventLength, pmControlLength, 0, pmTimerLength, gpe0Length, 0, 0, 0],
     littleEndian(noC2, 2),
     littleEndian(noC3, 2),
     // FLUSH_SIZE, FLUSH_STRIDE, DUTY_OFFSET, DUTY_WIDTH; DAY_ALRM and MON_ALRM are not there
@@ -74,8 +77,9 @@ export function fadt(facs: number, dsdt: number): Term {
     NO_ADDRESS,
     NO_ADDRESS,
     portAddress(PORT.pmTimer, 8 * pmTimerLength, 3),
-    // GPE0, GPE1, sleep control, sleep status
-    ...[NO_ADDRESS, NO_ADDRESS, NO_ADDRESS, NO_ADDRESS],
+    portAddress(PORT.gpe0, 8 * gpe0Length, 1),
+    // GPE1, sleep control, sleep status
+    ...[NO_ADDRESS, NO_ADDRESS, NO_ADDRESS],
     // hypervisor vendor identity: not given
     zeros(8),
   );

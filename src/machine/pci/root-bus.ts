@@ -5,8 +5,8 @@ import { PCI_ECAM, PCI_MMIO32, type MemoryRange } from '../../boot/layout.ts';
 import type { PciFunction } from '../../virtio/pci-function.ts';
 import type { PciInterrupt } from '../acpi/config.ts';
 import { checkState, DeviceStateError } from '../../kvm/device-state.ts';
+import { SharedLine } from '../shared-line.ts';
 import { hostBridge } from './host-bridge.ts';
-import { SharedLine } from './intx.ts';
 import { ECAM_FUNCTION_SIZE } from './registers.ts';
 import { FunctionSlot } from './slot.ts';
 

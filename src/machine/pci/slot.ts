@@ -1,5 +1,5 @@
 import * as v from 'valibot';
-import type { AccessSize, Bus, IrqLine, RegionHandle } from '../../kvm/bus.ts';
+import type { AccessSize, Bus, IrqLine, ReadMode, RegionHandle, WriteMode } from '../../kvm/bus.ts';
 import type { MessageSource } from '../../kvm/notify.ts';
 import type { MemoryRange } from '../../boot/layout.ts';
 import type { PciCapability, PciFunction, PciSlot } from '../../virtio/pci-function.ts';
@@ -70,16 +70,16 @@ export class FunctionSlot implements PciSlot {
     this.#bars.initialize(options.addresses, this.#writable);
     this.#capabilities();
     this.#initial = this.#config.bytes.slice(0, CONFIG_SIZE);
-    const windowed = (at: number): boolean =>
-      this.#windows.some((window) => at >= window.at && at < window.at + 4);
+    const reads = new Array<ReadMode>(ECAM_FUNCTION_SIZE).fill('shadow');
+    for (const { at } of this.#windows) reads.fill('trap', at, at + 4);
     this.#region = options.bus.add({
       name: `${fn.name} config space`,
       space: 'mmio',
       base: options.ecam,
       size: ECAM_FUNCTION_SIZE,
       // What a write does here must have happened before the guest goes on: it decides what is on the bus.
-      reads: Array.from({ length: ECAM_FUNCTION_SIZE }, (_, at) => (windowed(at) ? 'trap' : 'shadow')),
-      writes: Array.from({ length: ECAM_FUNCTION_SIZE }, (_, at) => (at < CONFIG_SIZE ? 'trap' : 'ignore')),
+      reads,
+      writes: new Array<WriteMode>(ECAM_FUNCTION_SIZE).fill('ignore').fill('trap', 0, CONFIG_SIZE),
       read: (offset, size) => this.readConfig(offset, size),
       write: (offset, size, value) => this.writeConfig(offset, size, value),
     });

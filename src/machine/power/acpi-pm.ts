@@ -24,15 +24,13 @@ const CONTROL_KEPT = CONTROL.busMasterReload | CONTROL.sleepType;
 
 export const PM_TIMER_HZ = 3_579_545;
 const PM_TIMER_BITS = 32;
-/** Milliseconds between two changes of the timer's top bit. */
-const HALF_PERIOD = (2 ** (PM_TIMER_BITS - 1) / PM_TIMER_HZ) * 1000;
+/** What the timer counts between two changes of its top bit, ten minutes. */
+const HALF_PERIOD = 2 ** (PM_TIMER_BITS - 1);
 
 export type AcpiPmOptions = {
   readonly bus: Bus;
   readonly sci: IrqLine;
   readonly onPowerOff: () => void;
-  /** milliseconds since the VM's creation, as the PM timer counts; default from the construction on */
-  readonly uptime?: () => number;
 };
 
 /**
@@ -43,20 +41,17 @@ export type AcpiPmOptions = {
 export class AcpiPm {
   readonly #sci: IrqLine;
   readonly #onPowerOff: () => void;
-  readonly #uptime: () => number;
   readonly #event: RegionHandle;
   readonly #control: RegionHandle;
   readonly #counter: RegionHandle;
-  #state: PowerState['pm1'] = { status: 0, enable: 0, control: 0 };
-  #halfPeriods: number;
+  #state: Omit<PowerState['pm1'], 'counter'> = { status: 0, enable: 0, control: 0 };
+  /** the PM timer's top bit, as last seen */
+  #topBit = false;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ bus, sci, onPowerOff, uptime }: AcpiPmOptions) {
+  constructor({ bus, sci, onPowerOff }: AcpiPmOptions) {
     this.#sci = sci;
     this.#onPowerOff = onPowerOff;
-    const start = performance.now();
-    this.#uptime = uptime ?? (() => performance.now() - start);
-    this.#halfPeriods = this.#countHalfPeriods();
     this.#event = bus.add({
       name: 'acpi-pm1-event',
       space: 'pio',
@@ -95,7 +90,7 @@ export class AcpiPm {
   }
 
   reset(): void {
-    this.restore({ status: 0, enable: 0, control: 0 });
+    this.#setRegisters({ status: 0, enable: 0, control: 0 });
   }
 
   /** Stops the host timer that watches the PM timer's top bit. */
@@ -105,14 +100,15 @@ export class AcpiPm {
 
   resume(): void {
     clearTimeout(this.#timer);
-    const passed = this.#countHalfPeriods();
-    if (passed !== this.#halfPeriods) {
-      this.#halfPeriods = passed;
+    const { counter } = this.#counter;
+    const topBit = counter >= HALF_PERIOD;
+    if (topBit !== this.#topBit) {
+      this.#topBit = topBit;
       this.#state.status |= PM1.timer;
       this.#update();
     }
-    const left = (passed + 1) * HALF_PERIOD - this.#uptime();
-    this.#timer = setTimeout(() => this.resume(), Math.max(1, Math.ceil(left))).unref();
+    const left = ((HALF_PERIOD - (counter % HALF_PERIOD)) / PM_TIMER_HZ) * 1000;
+    this.#timer = setTimeout(() => this.resume(), Math.ceil(left)).unref();
   }
 
   close(): void {
@@ -121,11 +117,23 @@ export class AcpiPm {
   }
 
   save(): PowerState['pm1'] {
-    return { ...this.#state };
+    const { counter } = this.#counter;
+    // Whoever is paused has not seen the top bit change.
+    const changed = counter >= HALF_PERIOD !== this.#topBit;
+    return { ...this.#state, status: this.#state.status | (changed ? PM1.timer : 0), counter };
   }
 
-  /** @param state checked for its form; bits that this board does not have are dropped */
+  /**
+   * The PM timer goes on from where it stood.
+   * @param state checked for its form; bits that this board does not have are dropped
+   */
   restore(state: PowerState['pm1']): void {
+    this.#counter.counter = state.counter;
+    this.#topBit = state.counter >= HALF_PERIOD;
+    this.#setRegisters(state);
+  }
+
+  #setRegisters(state: Omit<PowerState['pm1'], 'counter'>): void {
     this.#state = {
       status: state.status & PM1_EVENTS,
       enable: state.enable & PM1_ENABLES,
@@ -152,10 +160,6 @@ export class AcpiPm {
     this.#update();
     if (!(written & CONTROL.sleepEnable)) return;
     if ((control & CONTROL.sleepType) >>> 10 === SLEEP_TYPE.s5) this.#onPowerOff();
-  }
-
-  #countHalfPeriods(): number {
-    return Math.floor(this.#uptime() / HALF_PERIOD);
   }
 
   #update(): void {

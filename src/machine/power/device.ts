@@ -1,5 +1,7 @@
 import type { Bus, IrqLine } from '../../kvm/bus.ts';
+import { SharedLine } from '../shared-line.ts';
 import { AcpiPm } from './acpi-pm.ts';
+import { GpeBlock } from './gpe.ts';
 import { type PanicEvent, Pvpanic } from './pvpanic.ts';
 import { ResetControl } from './reset-control.ts';
 import { checkPowerState, type PowerState } from './state.ts';
@@ -13,8 +15,6 @@ export type PowerOptions = {
   /** the guest asks for a reset; may be called again before it takes effect */
   readonly onReset: () => void;
   readonly onPanic: (event: PanicEvent) => void;
-  /** see {@link AcpiPm} */
-  readonly uptime?: () => number;
 };
 
 /**
@@ -24,12 +24,15 @@ export type PowerOptions = {
 export class Power {
   readonly resetControl: ResetControl;
   readonly #pm: AcpiPm;
+  readonly #gpe: GpeBlock;
   readonly #systemControlA: SystemControlA;
   readonly #pvpanic: Pvpanic;
 
-  constructor({ bus, sci, onPowerOff, onReset, onPanic, uptime }: PowerOptions) {
+  constructor({ bus, sci, onPowerOff, onReset, onPanic }: PowerOptions) {
     this.resetControl = new ResetControl(onReset);
-    this.#pm = new AcpiPm({ bus, sci, onPowerOff, ...(uptime && { uptime }) });
+    const line = new SharedLine(sci);
+    this.#pm = new AcpiPm({ bus, sci: line.source(), onPowerOff });
+    this.#gpe = new GpeBlock(bus, line.source());
     this.#systemControlA = new SystemControlA(bus, onReset);
     this.#pvpanic = new Pvpanic(bus, onPanic);
   }
@@ -39,9 +42,15 @@ export class Power {
     this.#pm.powerButton();
   }
 
+  /** Tells the guest that its VM generation id is another one. */
+  generationChanged(): void {
+    this.#gpe.raise('generation');
+  }
+
   /** Power-on state. */
   reset(): void {
     this.#pm.reset();
+    this.#gpe.reset();
     this.resetControl.restore(0);
     this.#systemControlA.reset();
   }
@@ -56,6 +65,7 @@ export class Power {
 
   close(): void {
     this.#pm.close();
+    this.#gpe.close();
     this.#systemControlA.close();
     this.#pvpanic.close();
   }
@@ -63,6 +73,7 @@ export class Power {
   save(): PowerState {
     return {
       pm1: this.#pm.save(),
+      gpe: this.#gpe.save(),
       resetControl: this.resetControl.read(),
       systemControlA: this.#systemControlA.save(),
     };
@@ -72,6 +83,7 @@ export class Power {
   restore(data: unknown): void {
     const state = checkPowerState(data);
     this.#pm.restore(state.pm1);
+    this.#gpe.restore(state.gpe);
     this.resetControl.restore(state.resetControl);
     this.#systemControlA.restore(state.systemControlA);
   }

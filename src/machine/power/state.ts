@@ -7,7 +7,10 @@ const schema = v.strictObject({
     status: unsigned(0xffff),
     enable: unsigned(0xffff),
     control: unsigned(0xffff),
+    /** of the PM timer, as it stood */
+    counter: unsigned(0xffff_ffff),
   }),
+  gpe: v.strictObject({ status: byte, enable: byte }),
   resetControl: byte,
   systemControlA: byte,
 });

@@ -1,6 +1,7 @@
 /** The structures of the board, by type (DSP0134 3.3.0, chapter 7). */
 
 import type { MemoryRange } from '../../boot/layout.ts';
+import { uuidBytes } from '../uuid.ts';
 import type { SmbiosConfig } from './config.ts';
 import { uint, type Structure } from './structure.ts';
 
@@ -89,21 +90,12 @@ function system(config: SmbiosConfig): Structure {
       product,
       version,
       serial,
-      uuidBytes(config.uuid),
+      [...uuidBytes(config.uuid)],
       [wokenByPowerSwitch],
       sku,
       family,
     ],
   };
-}
-
-/** A UUID's first three fields are little-endian (7.2.1). */
-function uuidBytes(text: string): number[] {
-  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)) {
-    throw new RangeError(`SMBIOS: "${text}" is no UUID`);
-  }
-  const bytes = [...Buffer.from(text.replaceAll('-', ''), 'hex')];
-  return [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15].map((i) => bytes[i]!);
 }
 
 /** Type 3 (7.4) */

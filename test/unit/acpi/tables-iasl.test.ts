@@ -18,6 +18,7 @@ const CONFIG: AcpiConfig = {
     { device: 31, pin: 3, gsi: 23 },
   ],
   pvpanicPort: 0x505,
+  generation: 0xe_f000,
 };
 const LARGEST: AcpiConfig = {
   ...CONFIG,
@@ -64,6 +65,9 @@ describe.skipIf(iaslMissing)('ACPI tables as iasl reads them (needs iasl)', () =
       'PM1A Event Block Address': '00000600',
       'PM1A Control Block Address': '00000604',
       'PM Timer Block Address': '00000608',
+      'GPE0 Block Address': '0000060C',
+      'GPE0 Block Length': '02',
+      'GPE1 Block Length': '00',
       'Legacy Devices Supported (V2)': '1',
       '8042 Present on ports 60/64 (V2)': '1',
       'VGA Not Present (V4)': '1',
@@ -193,6 +197,24 @@ describe.skipIf(iaslMissing)('the DSDT as iasl reads it (needs iasl)', () => {
   it('has the panic device only where it is asked for', () => {
     expect(device('PEVT')).toMatch(/"QEMU0001".*_STA, 0x0B.*0x0505, 0x0505, 0x01, 0x01/);
     expect(text({ apicIds: [0] }, 'DSDT')).not.toContain('QEMU0001');
+  });
+
+  it('has the VM generation id by the names of its specification, at an address of two halves', () => {
+    const vgen = device('VGEN');
+    expect(vgen).toContain('Name (_CID, Package (0x02) { "VM_Gen_Counter", "VMGENCTR" })');
+    expect(vgen).toContain('Name (_DDN, "VM_Gen_Counter")');
+    expect(vgen).toContain('Name (ADDR, Package (0x02) { 0x000EF000, Zero })');
+    const above = plain(text({ apicIds: [0], generation: 0x12_3456_7890 }, 'DSDT'));
+    expect(above).toContain('Name (ADDR, Package (0x02) { 0x34567890, 0x12 })');
+  });
+
+  it('tells of another VM generation id by general-purpose event 0', () => {
+    expect(dsdt).toContain('Scope (\\_GPE) { Method (_E00, 0, NotSerialized)');
+    expect(dsdt).toMatch(/_E00[^{]*\{ Notify \(\\_SB\.VGEN, 0x80\)/);
+  });
+
+  it('has no VM generation id where it is told of none', () => {
+    expect(text({ apicIds: [0] }, 'DSDT')).not.toMatch(/VGEN|_GPE/);
   });
 
   it('has virtio-mmio transports, their interrupts shared where two have one GSI', () => {

@@ -15,6 +15,7 @@ const LARGEST: AcpiConfig = {
   })),
   pciInterrupts: Array.from({ length: 128 }, (_, i) => ({ device: i >> 2, pin: i & 3, gsi: 16 + (i % 8) })),
   pvpanicPort: 0x505,
+  generation: 0xe_f000,
 };
 
 describe.each([1, 2, 4, 32])('the tables of %i processors', (count) => {
@@ -96,10 +97,12 @@ describe('the FADT', () => {
     expect(view.getUint32(56, true)).toBe(PORT.pm1aEvent);
     expect(view.getUint32(64, true)).toBe(PORT.pm1aControl);
     expect(view.getUint32(76, true)).toBe(PORT.pmTimer);
-    expect([bytes[88], bytes[89], bytes[91]]).toEqual([4, 2, 4]);
+    expect(view.getUint32(80, true)).toBe(PORT.gpe0);
+    expect([bytes[88], bytes[89], bytes[91], bytes[92]]).toEqual([4, 2, 4, 2]);
     expect(gas(148)).toEqual([1, 32, BigInt(PORT.pm1aEvent)]);
     expect(gas(172)).toEqual([1, 16, BigInt(PORT.pm1aControl)]);
     expect(gas(208)).toEqual([1, 32, BigInt(PORT.pmTimer)]);
+    expect(gas(220)).toEqual([1, 16, BigInt(PORT.gpe0)]);
   });
 
   it('is reset through port 0xcf9', () => {
@@ -206,6 +209,7 @@ describe('a wrong configuration is refused', () => {
       /two routes/,
     ],
     ['an empty 64-bit window', { ...cpus(1), pciMmio64: { base: 2 ** 40, size: 0 } }, /window/],
+    ['a VM generation id across words', { ...cpus(1), generation: 0xe_f004 }, /VM generation id/],
     ['a port beyond 64 Ki', { ...cpus(1), pvpanicPort: 0x1_0000 }, /does not fit/],
   ])('%s', (_, config, message) => {
     expect(() => buildAcpi(config)).toThrow(RangeError);

@@ -15,6 +15,7 @@ let calls: string[];
 
 const build = (): void => {
   bus = new FakeBus();
+  bus.uptime = () => now * 1e6;
   sci = new FakeIrq();
   power = new Power({
     bus,
@@ -22,7 +23,6 @@ const build = (): void => {
     onPowerOff: () => calls.push('power-off'),
     onReset: () => calls.push('reset'),
     onPanic: (event) => calls.push(event),
-    uptime: () => now,
   });
 };
 
@@ -260,6 +260,50 @@ describe('save, restore and reset', () => {
     expect(calls).toEqual([]);
   });
 
+  it('let the PM timer go on from where it stood', () => {
+    now = 5000;
+    const state: unknown = power.save();
+    power.close();
+    now = 70;
+    build();
+    power.restore(state);
+    const timer = (): number => bus.read('pio', TIMER, 4);
+    expect(timer()).toBe(5 * 3_579_545);
+    now += 1000;
+    expect(timer()).toBe(6 * 3_579_545);
+  });
+
+  it('have TMR_STS set when the restored timer changes its top bit', () => {
+    now = 599_000;
+    const state: unknown = power.save();
+    power.close();
+    now = 0;
+    build();
+    power.restore(state);
+    power.resume();
+    now = 930;
+    vi.advanceTimersByTime(930);
+    expect(read(STATUS)).toBe(0);
+    now += 3;
+    vi.advanceTimersByTime(3);
+    expect(read(STATUS)).toBe(0x0001);
+  });
+
+  it('know of a top bit that changed while the VM was paused', () => {
+    power.pause();
+    now = 600_000;
+    const state: unknown = power.save();
+    expect(read(STATUS)).toBe(0);
+    power.close();
+    build();
+    power.restore(state);
+    power.resume();
+    expect(read(STATUS)).toBe(0x0001);
+    write(STATUS, 0x0001);
+    power.resume();
+    expect(read(STATUS)).toBe(0);
+  });
+
   it('start anew on a reset', () => {
     write(ENABLE, POWER_BUTTON);
     power.powerButton();
@@ -269,7 +313,9 @@ describe('save, restore and reset', () => {
 
   it.each<[string, object]>([
     ['pm1', { pm1: 1 }],
-    ['pm1.status', { pm1: { status: 0x10000, enable: 0, control: 0 } }],
+    ['pm1.status', { pm1: { status: 0x10000, enable: 0, control: 0, counter: 0 } }],
+    ['pm1.counter', { pm1: { status: 0, enable: 0, control: 0, counter: 2 ** 32 } }],
+    ['pm1.counter', { pm1: { status: 0, enable: 0, control: 0 } }],
     ['resetControl', { resetControl: -1 }],
     ['systemControlA', { systemControlA: '0' }],
   ])('refuse a bad %s and change nothing', (field, bad) => {

@@ -1,4 +1,4 @@
-import type { IrqLine } from '../../kvm/bus.ts';
+import type { IrqLine } from '../kvm/bus.ts';
 
 /** A level-triggered line that several sources share: high while one of them is. */
 export class SharedLine {
