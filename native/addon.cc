@@ -9,6 +9,7 @@
 #include "jail.h"
 #include "kvm.h"
 #include "memory.h"
+#include "memory_image.h"
 #include "tap.h"
 #include "unix_socket.h"
 #include "vcpu.h"
@@ -47,6 +48,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   EventFd::Define(env, exports);
   Timer::Define(env, exports);
   Memory::Define(env, exports);
+  MemoryImage::Define(env, exports);
   IoRing::Define(env, exports);
   FileCalls::Define(env, exports);
   DefineHostFile(env, exports);

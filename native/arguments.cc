@@ -16,6 +16,14 @@ uint64_t ToUint(const Napi::Value& value, const char* name, uint64_t max) {
   return static_cast<uint64_t>(number);
 }
 
+uint64_t ToUint64(const Napi::Value& value, const char* name) {
+  bool lossless;
+  if (!value.IsBigInt()) throw Napi::TypeError::New(value.Env(), std::string(name) + " must be a bigint");
+  const uint64_t number = value.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless) throw Napi::RangeError::New(value.Env(), std::string(name) + " must be from 0 to 2^64 - 1");
+  return number;
+}
+
 uint32_t ToUint32(const Napi::Value& value, const char* name, uint32_t max) {
   return static_cast<uint32_t>(ToUint(value, name, max));
 }

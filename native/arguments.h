@@ -10,6 +10,8 @@ namespace tsvm {
 
 // A whole number from 0 to 2^53 - 1.
 uint64_t ToUint(const Napi::Value& value, const char* name, uint64_t max = (uint64_t{1} << 53) - 1);
+// Of a bigint from 0 to 2^64 - 1.
+uint64_t ToUint64(const Napi::Value& value, const char* name);
 uint32_t ToUint32(const Napi::Value& value, const char* name, uint32_t max = UINT32_MAX);
 // A file descriptor number.
 int ToFd(const Napi::Value& value, const char* name);

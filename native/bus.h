@@ -55,6 +55,8 @@ struct Region {
   std::vector<WriteMode> writes;
   uint64_t counter_hz = 0;
   unsigned counter_bits = 32;
+  // what the counter had when the VM was created
+  std::atomic<uint32_t> counter_start{0};
   // Written by JavaScript while vCPUs read: every access is one aligned load, or bytes. kClear writes it too.
   std::shared_ptr<std::vector<uint8_t>> shadow;
   // kTake: for each byte the value that is read in the low half, what the read leaves in the high half

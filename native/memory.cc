@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "error.h"
@@ -89,6 +90,37 @@ Fd OpenFile(Napi::Env env, const std::string& path, bool shared, uint64_t offset
   return fd;
 }
 
+struct Range {
+  uint64_t offset;
+  uint64_t length;
+};
+
+// `count` pairs of offset and length in a Float64Array: whole pages of the mapping, none of them empty.
+std::vector<Range> ToRanges(const Napi::Value& value, const Napi::Value& number, const Mapping& mapping) {
+  Napi::Env env = value.Env();
+  const Bytes bytes = ToBytes(value, "ranges");
+  if (value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Napi::TypeError::New(env, "ranges must be a Float64Array");
+  }
+  const auto* numbers = reinterpret_cast<const double*>(bytes.data);
+  const uint64_t count = ToUint(number, "count", bytes.size / (2 * sizeof(double)));
+  const auto whole_pages = [&](double number) {
+    return number >= 0 && number <= static_cast<double>(mapping.size()) &&
+           static_cast<double>(static_cast<uint64_t>(number)) == number &&
+           static_cast<uint64_t>(number) % mapping.page_size() == 0;
+  };
+  std::vector<Range> ranges;
+  ranges.reserve(count);
+  for (uint64_t i = 0; i < 2 * count; i += 2) {
+    if (!whole_pages(numbers[i]) || !whole_pages(numbers[i + 1]) ||
+        numbers[i] + numbers[i + 1] > static_cast<double>(mapping.size())) {
+      throw Napi::RangeError::New(env, "ranges are whole pages of the memory");
+    }
+    if (numbers[i + 1] > 0) ranges.push_back({static_cast<uint64_t>(numbers[i]), static_cast<uint64_t>(numbers[i + 1])});
+  }
+  return ranges;
+}
+
 }  // namespace
 
 Mapping::~Mapping() { munmap(base_, size_); }
@@ -99,11 +131,22 @@ void Mapping::Release() {
   fd_.Reset();
 }
 
+int Mapping::MapOver(int fd, uint64_t offset, uint64_t length) {
+  uint8_t* place = base_ + offset;
+  const int flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(place, length, PROT_READ | PROT_WRITE, flags, fd, static_cast<off_t>(offset)) == MAP_FAILED) return errno;
+  madvise(place, length, MADV_DONTDUMP);
+  madvise(place, length, MADV_DONTFORK);
+  layered_ = true;
+  return 0;
+}
+
 void Memory::Define(Napi::Env env, Napi::Object exports) {
   exports.Set("Memory", DefineClass(env, "Memory",
                                     {
                                         InstanceMethod("window", &Memory::Window),
                                         InstanceMethod("discard", &Memory::Discard),
+                                        InstanceMethod("mapOver", &Memory::MapOver),
                                         InstanceMethod("close", &Memory::Close),
                                         InstanceAccessor("size", &Memory::GetSize, nullptr),
                                         InstanceAccessor("fd", &Memory::GetFd, nullptr),
@@ -176,31 +219,27 @@ Napi::Value Memory::GetFd(const Napi::CallbackInfo& info) {
 void Memory::Discard(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Mapping& mapping = Open(env);
-  const Bytes bytes = ToBytes(info[0], "ranges");
-  if (info[0].As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
-    throw Napi::TypeError::New(env, "ranges must be a Float64Array");
-  }
-  const auto* numbers = reinterpret_cast<const double*>(bytes.data);
-  const uint64_t count = ToUint(info[1], "count", bytes.size / (2 * sizeof(double)));
-  const auto whole_pages = [&](double number) {
-    return number >= 0 && number <= static_cast<double>(mapping.size()) &&
-           static_cast<double>(static_cast<uint64_t>(number)) == number &&
-           static_cast<uint64_t>(number) % mapping.page_size() == 0;
-  };
-  for (uint64_t i = 0; i < 2 * count; i += 2) {
-    if (!whole_pages(numbers[i]) || !whole_pages(numbers[i + 1]) ||
-        numbers[i] + numbers[i + 1] > static_cast<double>(mapping.size())) {
-      throw Napi::RangeError::New(env, "only whole pages of the memory can be discarded");
-    }
-  }
   const int advice = mapping.shared() ? MADV_REMOVE : MADV_DONTNEED;
   int error = 0;
-  for (uint64_t i = 0; i < 2 * count; i += 2) {
-    const auto offset = static_cast<uint64_t>(numbers[i]), length = static_cast<uint64_t>(numbers[i + 1]);
-    if (length == 0) continue;
-    if (madvise(mapping.base() + offset, length, advice) < 0 && error == 0) error = errno;
+  for (const Range& range : ToRanges(info[0], info[1], mapping)) {
+    if (madvise(mapping.base() + range.offset, range.length, advice) < 0 && error == 0) error = errno;
   }
   if (error != 0) ThrowErrno(env, error, "madvise", "discard");
+}
+
+// mapOver(path, ranges, count): what the file has there, copied on write, in place of these ranges. No I/O may be under
+// way, and no vCPU run.
+void Memory::MapOver(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Mapping& mapping = Open(env);
+  if (mapping.shared() || mapping.page_size() != 4096) {
+    ThrowErrno(env, EINVAL, "mmap", "a file over shared memory or memory of a pool");
+  }
+  const Fd fd = OpenFile(env, ToString(info[0], "path"), false, 0, mapping.size());
+  for (const Range& range : ToRanges(info[1], info[2], mapping)) {
+    const int error = mapping.MapOver(fd.get(), range.offset, range.length);
+    if (error != 0) ThrowErrno(env, error, "mmap", "a file over memory");
+  }
 }
 
 void Memory::Close(const Napi::CallbackInfo&) {

@@ -15,7 +15,7 @@ namespace tsvm {
 class Mapping {
  public:
   Mapping(uint8_t* base, uint64_t size, uint64_t page_size, Fd fd, bool shared)
-      : base_(base), size_(size), page_size_(page_size), fd_(std::move(fd)), shared_(shared) {}
+      : base_(base), size_(size), page_size_(page_size), fd_(std::move(fd)), shared_(shared), layered_(fd_ && !shared) {}
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
@@ -29,6 +29,10 @@ class Mapping {
   bool shared() const { return shared_; }
   // Gives the pages back at once. The addresses stay reserved and read as zeros for whoever still holds them.
   void Release();
+  // Puts parts of a file, copied on write, in place of what is at the same offsets. Returns an errno value, or 0.
+  int MapOver(int fd, uint64_t offset, uint64_t length);
+  // Untouched pages have the contents of a file.
+  bool layered() const { return layered_; }
 
  private:
   uint8_t* base_;
@@ -36,6 +40,7 @@ class Mapping {
   uint64_t page_size_;
   Fd fd_;
   bool shared_;
+  bool layered_;
 };
 
 class Memory : public Napi::ObjectWrap<Memory> {
@@ -50,6 +55,7 @@ class Memory : public Napi::ObjectWrap<Memory> {
   Napi::Value GetSize(const Napi::CallbackInfo& info);
   Napi::Value GetFd(const Napi::CallbackInfo& info);
   void Discard(const Napi::CallbackInfo& info);
+  void MapOver(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);
   Mapping& Open(Napi::Env env) const;
 

@@ -5,8 +5,8 @@
 // as if the user had no right to them. Nothing ends the process but the calls of another architecture.
 //
 // io_uring does not pass through seccomp, so no ring is made from here on, and what the rings that are there may carry
-// out was settled when they were made (uring_engine.cc). Nothing may be executed and no process made: what a VM's
-// process needs others for is started by a helper from before the filter (keeper.cc).
+// out was settled when they were made (uring_engine.cc). Nothing may be executed, and no process made but a copy of this
+// one: what a VM's process needs others for is started by a helper from before the filter (keeper.cc).
 #include "seccomp.h"
 
 #include <linux/audit.h>
@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -77,9 +78,9 @@ constexpr uint32_t kAllowed[] = {
 
 // ioctl(2) is by kind: KVM, block devices, clones of files, network interfaces.
 constexpr uint32_t kIoctlTypes[] = {0xae, 0x12, 0x94, 0x89};
-// Of the kind 'T' there are taps, from 200 on, and of the rest what asks (TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD) and
+// Of the kind 'T' there are taps, from 200 on, and of the rest what asks (TCGETS, TIOCGPGRP, SIOCOUTQ, TIOCGWINSZ, FIONREAD) and
 // what is about the descriptor (FIONBIO, FIONCLEX, FIOCLEX). TIOCSTI, which types at a terminal, is not among them.
-constexpr uint32_t kTtyIoctls[] = {0x5401, 0x540f, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451};
+constexpr uint32_t kTtyIoctls[] = {0x5401, 0x540f, 0x5411, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451};
 constexpr uint32_t kFirstTapIoctl = 0x54c8;
 constexpr uint32_t kLastTapIoctl = 0x54ff;
 
@@ -160,7 +161,7 @@ void AllowIoctl(Filter* filter) {
   for (const uint32_t type : kIoctlTypes) filter->AllowIfEqual(type);
 }
 
-// Threads of this process, in its namespaces. What clone3(2) is to do lies in memory, where no filter sees it: without
+// Threads of this process and copies of it, in its namespaces. What clone3(2) is to do lies in memory, where no filter sees it: without
 // it the C library takes clone(2).
 void AllowThreads(Filter* filter) {
   filter->LoadArgument(0);
@@ -169,6 +170,9 @@ void AllowThreads(Filter* filter) {
   filter->LoadArgument(0);
   filter->And(CLONE_THREAD);
   filter->AllowIfEqual(CLONE_THREAD);
+  // A copy of the process that writes its memory into a file (memory_image.cc); it has the same filter.
+  filter->LoadArgument(0);
+  filter->AllowIfEqual(SIGCHLD);
 }
 
 Filter MakeFilter() {

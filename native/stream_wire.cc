@@ -2,6 +2,8 @@
 // and passt speak.
 #include <arpa/inet.h>
 #include <limits.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -17,9 +19,12 @@ namespace {
 
 constexpr uint32_t kLength = 4;
 constexpr uint32_t kLeastFrame = 14;
-// One system call's worth.
-constexpr size_t kBatchBytes = 256 * 1024;
+// One system call's worth, unless a single frame is more. A unix socket takes this as one piece or not at all, so that
+// a peer never finds a part of a frame: passt of before 2024 drops all that it has read with it.
+constexpr size_t kBatchBytes = 32 * 1024;
 constexpr size_t kBatchPieces = IOV_MAX;
+// More than a unix socket needs for one of its pieces, of up to 48 KiB, with what it is kept in.
+constexpr int kPieceRoom = 96 * 1024;
 // Room for what is computed: one frame of 64 KiB in segments, or many small ones.
 constexpr size_t kScratch = 512 * 1024;
 // A frame of more pieces is copied.
@@ -66,6 +71,8 @@ class StreamWire : public FrameWire {
   Fit AppendDirect(uint32_t length, const VnetHeader& header, Appended* appended);
   // Sends the batch; returns how many of its records are done with.
   size_t Transmit();
+  // Whether the socket takes all of the batch, which may be several pieces.
+  bool HasRoom() const;
   void Keep(size_t from, size_t to);
   bool Read();
   bool Deliver(FrameSink* sink, const uint8_t* frame, uint32_t length);
@@ -127,13 +134,14 @@ uint32_t StreamWire::Send(uint32_t first, uint32_t count) {
 }
 
 StreamWire::Fit StreamWire::Append(const FrameRecord& record) {
-  if (batch_bytes_ >= kBatchBytes || prefixes_.size() == kFrameRecords) return Fit::kNextBatch;
+  if (prefixes_.size() == kFrameRecords) return Fit::kNextBatch;
   found_.clear();
   uint64_t total = 0;
   const uint32_t before = settings_->header_size();
   if (!memory_->Resolve(record, area_->tx_pieces, &found_, &total)) return Fit::kRefused;
   if (total < before + kLeastFrame || total > before + kMaxFrame) return Fit::kRefused;
   const auto length = static_cast<uint32_t>(total) - before;
+  if (batch_bytes_ > 0 && batch_bytes_ + kLength + total > kBatchBytes) return Fit::kNextBatch;
   VnetHeader header{};
   int asked = 0;
   if (settings_->memory_header) {
@@ -228,9 +236,19 @@ StreamWire::Fit StreamWire::AppendComputed(uint32_t length, const VnetHeader& he
   return Fit::kYes;
 }
 
+// SIOCOUTQ counts what the peer has not read, and a socket tells that it can be written to when that is a quarter of
+// what it takes.
+bool StreamWire::HasRoom() const {
+  int used = 0, limit = 0;
+  socklen_t size = sizeof limit;
+  if (ioctl(fd_.get(), SIOCOUTQ, &used) < 0) return true;
+  if (getsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &limit, &size) < 0) return true;
+  return used <= limit / 4 || used + kPieceRoom < limit;
+}
+
 size_t StreamWire::Transmit() {
   size_t sent = 0;
-  if (batch_bytes_ > 0) {
+  if (batch_bytes_ > 0 && (batch_bytes_ <= kBatchBytes || HasRoom())) {
     msghdr message{};
     message.msg_iov = pieces_.data();
     message.msg_iovlen = pieces_.size();

@@ -9,6 +9,7 @@
 #include "addon.h"
 #include "arguments.h"
 #include "error.h"
+#include "guest_time.h"
 #include "kvm_abi.h"
 
 namespace tsvm {
@@ -87,6 +88,9 @@ void Vcpu::Define(Napi::Env env, Napi::Object exports) {
                                                InstanceMethod("setCpuid", &Vcpu::SetCpuid),
                                                InstanceMethod("translate", &Vcpu::Translate),
                                                InstanceMethod("control", &Vcpu::Control),
+                                               InstanceMethod("clockAndTsc", &Vcpu::ClockAndTsc),
+                                               InstanceMethod("tscOffset", &Vcpu::TscOffset),
+                                               InstanceMethod("setTscOffset", &Vcpu::SetTscOffset),
                                                InstanceMethod("exitCounts", &Vcpu::ExitCounts),
                                                InstanceAccessor("parked", &Vcpu::IsParked, nullptr),
                                            });
@@ -204,11 +208,8 @@ void Vcpu::SetCpuid(const Napi::CallbackInfo& info) {
 Napi::Value Vcpu::Translate(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const int fd = Parked(env);
-  bool lossless;
-  if (!info[0].IsBigInt()) throw Napi::TypeError::New(env, "address must be a bigint");
   kvm_translation translation{};
-  translation.linear_address = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless) throw Napi::RangeError::New(env, "address must be from 0 to 2^64 - 1");
+  translation.linear_address = ToUint64(info[0], "address");
   Ioctl(env, fd, KVM_TRANSLATE, "KVM_TRANSLATE", &translation);
   if (!translation.valid) return env.Undefined();
   return Napi::Number::New(env, static_cast<double>(translation.physical_address));
@@ -229,6 +230,18 @@ Napi::Value Vcpu::Control(const Napi::CallbackInfo& info) {
     return Napi::Number::New(env, Ioctl(env, fd, KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", ToUint32(info[1], "kHz")));
   }
   throw Napi::RangeError::New(env, "there is no vCPU request called " + what);
+}
+
+Napi::Value Vcpu::ClockAndTsc(const Napi::CallbackInfo& info) {
+  const int fd = Parked(info.Env());
+  return ReadClockAndTsc(info.Env(), core_->fd(), fd);
+}
+
+Napi::Value Vcpu::TscOffset(const Napi::CallbackInfo& info) { return ReadTscOffset(info.Env(), Parked(info.Env())); }
+
+void Vcpu::SetTscOffset(const Napi::CallbackInfo& info) {
+  const int fd = Parked(info.Env());
+  WriteTscOffset(info.Env(), fd, ToUint64(info[0], "offset"));
 }
 
 Napi::Value Vcpu::ExitCounts(const Napi::CallbackInfo& info) {

@@ -28,6 +28,9 @@ class Vcpu : public Napi::ObjectWrap<Vcpu> {
   void SetCpuid(const Napi::CallbackInfo& info);
   Napi::Value Translate(const Napi::CallbackInfo& info);
   Napi::Value Control(const Napi::CallbackInfo& info);
+  Napi::Value ClockAndTsc(const Napi::CallbackInfo& info);
+  Napi::Value TscOffset(const Napi::CallbackInfo& info);
+  void SetTscOffset(const Napi::CallbackInfo& info);
   Napi::Value ExitCounts(const Napi::CallbackInfo& info);
   Napi::Value IsParked(const Napi::CallbackInfo& info);
 

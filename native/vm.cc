@@ -157,6 +157,7 @@ void Vm::Define(Napi::Env env, Napi::Object exports) {
                                     InstanceMethod("addRegion", &Vm::AddRegion),
                                     InstanceMethod("removeRegion", &Vm::RemoveRegion),
                                     InstanceMethod("index", &Vm::Index),
+                                    InstanceMethod("counter", &Vm::Counter),
                                     InstanceMethod("lease", &Vm::Lease),
                                     InstanceMethod("counters", &Vm::Counters),
                                     InstanceMethod("createVcpu", &Vm::CreateVcpu),
@@ -472,6 +473,13 @@ Napi::Value Vm::Index(const Napi::CallbackInfo& info) {
   auto& index = region->window->index;
   if (!info[1].IsUndefined()) index.store(ToUint32(info[1], "index"), std::memory_order_release);
   return Napi::Number::New(info.Env(), index.load(std::memory_order_acquire));
+}
+
+// Gives what counter reads show now, and lets them go on from the second argument where there is one.
+Napi::Value Vm::Counter(const Napi::CallbackInfo& info) {
+  const auto region = RegionOf(info[0]);
+  if (!info[1].IsUndefined()) core_->SetCounter(*region, ToUint32(info[1], "value"));
+  return Napi::Number::New(info.Env(), core_->Counter(*region));
 }
 
 // Lets leased reads be served from the shadow for so many microseconds from now on; 0 ends that.

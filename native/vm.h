@@ -35,6 +35,7 @@ class Vm : public Napi::ObjectWrap<Vm>, public Watcher {
   Napi::Value AddRegion(const Napi::CallbackInfo& info);
   void RemoveRegion(const Napi::CallbackInfo& info);
   Napi::Value Index(const Napi::CallbackInfo& info);
+  Napi::Value Counter(const Napi::CallbackInfo& info);
   void Lease(const Napi::CallbackInfo& info);
   Napi::Value Counters(const Napi::CallbackInfo& info);
   Napi::Value CreateVcpu(const Napi::CallbackInfo& info);

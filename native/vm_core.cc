@@ -163,9 +163,17 @@ bool VmCore::Write(Region& region, uint64_t offset, unsigned size, uint32_t valu
 }
 
 uint32_t VmCore::Counter(const Region& region) const {
+  const uint32_t value = Ticks(region) + region.counter_start.load(std::memory_order_acquire);
+  return region.counter_bits >= 32 ? value : value & ((uint32_t{1} << region.counter_bits) - 1);
+}
+
+void VmCore::SetCounter(Region& region, uint32_t value) const {
+  region.counter_start.store(value - Ticks(region), std::memory_order_release);
+}
+
+uint32_t VmCore::Ticks(const Region& region) const {
   const int64_t ns = Now() - created_;
-  const auto ticks = static_cast<uint64_t>(static_cast<unsigned __int128>(ns) * region.counter_hz / 1'000'000'000);
-  return static_cast<uint32_t>(region.counter_bits >= 32 ? ticks : ticks & ((uint64_t{1} << region.counter_bits) - 1));
+  return static_cast<uint32_t>(static_cast<unsigned __int128>(ns) * region.counter_hz / 1'000'000'000);
 }
 
 }  // namespace tsvm

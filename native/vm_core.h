@@ -30,6 +30,9 @@ class VmCore {
 
   // One guest access, in the pieces that the regions want. False: the VM is being closed.
   bool Access(Space space, uint64_t address, unsigned length, uint8_t* data, bool is_write);
+  // What a counter shows now; it goes on from there.
+  uint32_t Counter(const Region& region) const;
+  void SetCounter(Region& region, uint32_t value) const;
 
   RegionMap regions;
   Channel channel;
@@ -43,12 +46,12 @@ class VmCore {
   std::atomic<uint64_t> unclaimed{0};
 
  private:
+  uint32_t Ticks(const Region& region) const;
   bool AccessWindow(Region& region, uint64_t offset, unsigned size, uint8_t* data, bool is_write);
   bool Order(const Region& region, bool* waited);
   bool Post(Region& region, uint64_t offset, uint32_t kind, uint32_t value, bool fence, bool* waited);
   bool Read(Region& region, uint64_t offset, unsigned size, uint32_t* value);
   bool Write(Region& region, uint64_t offset, unsigned size, uint32_t value);
-  uint32_t Counter(const Region& region) const;
 
   Fd vm_;
   size_t run_size_;

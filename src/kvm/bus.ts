@@ -85,7 +85,7 @@ export type BusRegion = {
    * that are not aligned, do nothing. The device sets bits there by Atomics, since vCPUs clear them at any time.
    */
   readonly clears?: number;
-  /** For `counter` reads: little-endian, counts from the VM's creation on, wraps at `bits`. */
+  /** For `counter` reads: little-endian, 0 at the VM's creation unless it is set, wraps at `bits`. */
   readonly counter?: { readonly hz: number; readonly bits: 24 | 32 };
   /** Answers a trapped read. Must not throw; what it returns is cut to `size` bytes. */
   read?(offset: number, size: AccessSize): number;
@@ -101,6 +101,8 @@ export type RegionHandle = {
   readonly shadow: Uint8Array;
   /** the index of the region's {@link IndexWindow}, all bits of it */
   index: number;
+  /** what `counter` reads show now; it goes on from what it is set to, of which it keeps its `bits` */
+  counter: number;
   /** Lets `leased` reads be served from the shadow for `ms` milliseconds from now on; 0 ends that. */
   lease(ms: number): void;
   /**

@@ -33,7 +33,7 @@ export class GuestRam implements PageReclaim {
   readonly slots: readonly { readonly base: number; readonly size: number; readonly offset: number }[];
   readonly native: NativeMemory;
   readonly refusal: string | undefined;
-  readonly leaves: 'zeros' | 'file';
+  #leaves: 'zeros' | 'file';
   /** offsets in the mapping, for one call */
   readonly #offsets = new PageRanges();
 
@@ -47,7 +47,7 @@ export class GuestRam implements PageReclaim {
     });
     const backing = options.backing ?? { kind: 'anonymous' };
     const hugePages = options.hugePages ?? 'transparent';
-    this.leaves = backing.kind === 'file' ? 'file' : 'zeros';
+    this.#leaves = backing.kind === 'file' ? 'file' : 'zeros';
     this.refusal = refusalOf(backing, hugePages);
     const common = { size: offset, hugePages };
     this.native = new (native().Memory)(
@@ -72,6 +72,20 @@ export class GuestRam implements PageReclaim {
       }
     }
     this.memory = new GuestMemory(windows, this);
+  }
+
+  get leaves(): 'zeros' | 'file' {
+    return this.#leaves;
+  }
+
+  /**
+   * Lays parts of a file over RAM, copied on write. Nothing may run or do I/O meanwhile.
+   * @param extents pairs of offset and length, in the file as in RAM; whole pages
+   * @throws KvmError, RangeError where the file is shorter than RAM
+   */
+  mapOver(path: string, extents: Float64Array): void {
+    this.native.mapOver(path, extents, extents.length / 2);
+    this.#leaves = 'file';
   }
 
   discard(ranges: PageRanges): number {

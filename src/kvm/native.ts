@@ -40,7 +40,13 @@ export type NativeMemory = {
   window(offset: number, length: number): ArrayBuffer;
   /** Takes `count` pairs of offset and length, all of them whole pages. */
   discard(ranges: Float64Array, count: number): void;
+  mapOver(path: string, ranges: Float64Array, count: number): void;
   close(): void;
+};
+
+export type NativeMemoryImage = {
+  extents(): Float64Array;
+  write(fd: number, child: boolean): Promise<number>;
 };
 
 export type NativeKvm = {
@@ -67,6 +73,12 @@ export type NativeVcpu = {
   translate(address: bigint): number | undefined;
   control(request: 'nmi' | 'kvmclockPaused' | 'tscKhz'): number;
   control(request: 'setTscKhz', kHz: number): number;
+  /** kvmclock in nanoseconds, and the vCPU's TSC at the same moment */
+  clockAndTsc(): BigUint64Array;
+  /** undefined where the kernel does not tell */
+  tscOffset(): bigint | undefined;
+  /** @param offset from 0 to 2^64 - 1: sums wrap */
+  setTscOffset(offset: bigint): void;
   exitCounts(): Float64Array;
 };
 
@@ -135,6 +147,7 @@ export type NativeVm = {
   }): { id: number; shadow?: ArrayBuffer; takes?: ArrayBuffer };
   removeRegion(id: number): void;
   index(id: number, value?: number): number;
+  counter(id: number, value?: number): number;
   lease(id: number, microseconds: number): void;
   counters(): Float64Array;
   createVcpu(index: number): NativeVcpu;
@@ -248,6 +261,12 @@ type Addon = {
   EventFd: new () => NativeEventFd;
   Timer: new () => NativeTimer;
   Memory: new (options: NativeMemoryOptions) => NativeMemory;
+  MemoryImage: new (
+    memory: NativeMemory,
+    pageMap: number,
+    changedOnly: boolean,
+    block: number,
+  ) => NativeMemoryImage;
   Kvm: new (path: string) => NativeKvm;
   Vm: new (kvm: NativeKvm) => NativeVm;
   IoRing: new (engine: IoEngine | undefined, entries: number, pieces: number) => NativeIoRing;

@@ -5,10 +5,17 @@ import type { NativeVm } from './native.ts';
 const READ_MODES: readonly ReadMode[] = ['counter', 'shadow', 'ordered', 'consume', 'leased', 'take', 'trap'];
 const WRITE_MODES: readonly WriteMode[] = ['ignore', 'clear', 'stream', 'posted', 'trap'];
 
-const modeBytes = <Mode>(order: readonly Mode[], modes: Mode | readonly Mode[]): Uint8Array =>
-  Uint8Array.from(Array.isArray(modes) ? (modes as readonly Mode[]) : [modes as Mode], (mode) =>
-    order.indexOf(mode),
-  );
+function modeBytes<Mode>(order: readonly Mode[], modes: Mode | readonly Mode[]): Uint8Array {
+  const list = Array.isArray(modes) ? (modes as readonly Mode[]) : [modes as Mode];
+  const bytes = new Uint8Array(list.length);
+  // Neighbours mostly have the same.
+  for (let from = 0, at = 1; from < list.length; at++) {
+    if (at < list.length && list[at] === list[from]) continue;
+    bytes.fill(order.indexOf(list[from]!), from, at);
+    from = at;
+  }
+  return bytes;
+}
 
 type NativeWindow = NonNullable<Parameters<NativeVm['addRegion']>[0]['window']>;
 
@@ -62,6 +69,14 @@ export class Region implements RegionHandle {
 
   set index(value: number) {
     if (this.#there) this.#native.index(this.id, value >>> 0);
+  }
+
+  get counter(): number {
+    return this.#there ? this.#native.counter(this.id) : 0;
+  }
+
+  set counter(value: number) {
+    if (this.#there) this.#native.counter(this.id, value >>> 0);
   }
 
   lease(ms: number): void {

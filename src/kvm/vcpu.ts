@@ -1,4 +1,5 @@
 import { encodeCpuid, type CpuidEntry } from './cpuid-entry.ts';
+import { KvmError } from './errors.ts';
 import type { NativeVcpu, VcpuStateName } from './native.ts';
 import {
   decodeRegs,
@@ -31,6 +32,7 @@ export class Vcpu {
   readonly index: number;
   readonly native: NativeVcpu;
   readonly #onResume: () => void;
+  #cpuid: Uint8Array = new Uint8Array(0);
   #running = false;
   #pausing: { promise: Promise<void>; done: () => void } | undefined;
   /** resumed while it was about to pause */
@@ -105,7 +107,18 @@ export class Vcpu {
   }
 
   setCpuid(entries: readonly CpuidEntry[]): void {
-    this.native.setCpuid(encodeCpuid(entries));
+    this.setEncodedCpuid(encodeCpuid(entries));
+  }
+
+  /** @param bytes struct kvm_cpuid2 */
+  setEncodedCpuid(bytes: Uint8Array): void {
+    this.native.setCpuid(bytes);
+    this.#cpuid = bytes;
+  }
+
+  /** As it was set: KVM adds what follows from the rest of its state. */
+  get encodedCpuid(): Uint8Array {
+    return this.#cpuid;
   }
 
   /** Reads MSRs; those that KVM refuses are named in the result. */
@@ -137,6 +150,15 @@ export class Vcpu {
   tscKhz(): number | undefined {
     const khz = this.native.control('tscKhz');
     return khz > 0 ? khz : undefined;
+  }
+
+  /** Has kvmclock tell the guest that it stood still (KVM_KVMCLOCK_CTRL), where the guest uses that. */
+  tellOfPause(): void {
+    try {
+      this.native.control('kvmclockPaused');
+    } catch (error) {
+      if (!(error instanceof KvmError && (error.code === 'EINVAL' || error.code === 'EBUSY'))) throw error;
+    }
   }
 
   /** Guest-physical address of a linear one, by the vCPU's page tables; undefined where nothing is mapped. */

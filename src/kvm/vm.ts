@@ -123,6 +123,8 @@ export class KvmVm implements Bus {
   /** Resolves when all vCPUs rest. */
   async pause(): Promise<void> {
     await Promise.all(this.#vcpus.map((vcpu) => vcpu.pause()));
+    // Their watchdogs are to know why time has gone by.
+    if (!this.#closed) for (const vcpu of this.#vcpus) vcpu.tellOfPause();
   }
 
   add(spec: BusRegion): RegionHandle {

@@ -176,6 +176,26 @@ describe('counter', () => {
     expect(microseconds).toBeLessThanOrEqual((performance.now() - start + 1) * 1e3);
   });
 
+  test('it goes on from what it is set to', async () => {
+    const tiny = guest(real.in32(PORT), real.storeEax(OUT));
+    const region = tiny.vm.add(logging('counter', 'ignore', [], { counter: { hz: 1e6, bits: 32 } }));
+    const start = performance.now();
+    region.counter = 3e9;
+    await runToHalt(tiny);
+    const read = tiny.ram.memory.readU32(OUT);
+    expect(read).toBeGreaterThanOrEqual(3e9);
+    expect(read).toBeLessThanOrEqual(region.counter);
+    expect(region.counter).toBeLessThanOrEqual(3e9 + (performance.now() - start + 1) * 1e3);
+  });
+
+  test('what it is set to wraps at its bits', () => {
+    const { vm } = guest(real.in32(PORT));
+    const region = vm.add(logging('counter', 'ignore', [], { counter: { hz: 1, bits: 24 } }));
+    region.counter = 0xffff_ff00;
+    expect(region.counter).toBeGreaterThanOrEqual(0xff_ff00);
+    expect(region.counter).toBeLessThan(0x100_0000);
+  });
+
   test('24 bits wrap at 24 bits', async () => {
     // 30 ms are three times around, so that the upper byte would not be 0 by chance
     const ticks = await reading(2e9, 24);

@@ -1,4 +1,4 @@
-import { writeSync } from 'node:fs';
+import { readSync, writeSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { FramePort, LONGEST_FRAME, OFFLOAD, RECEIVED, type FrameEnd } from '../../src/kvm/frame-port.ts';
 import { receiveDescriptor, sendDescriptor, unixPair } from '../../src/kvm/unix-socket.ts';
@@ -98,6 +98,31 @@ describe('frames over a socket', () => {
     }
     expect(got).toEqual([frame(20, 1), frame(33, 2)]);
   });
+
+  test.each([LONGEST_FRAME, 50_000, 20_000, 1514, 60])(
+    'of %i bytes are never in the socket in part, however full that is',
+    (length) => {
+      const { end: one, socket } = bare();
+      const buffer = Buffer.alloc(8 << 20);
+      // Its peer reads what is there, and never all of it at a time.
+      for (const most of [Infinity, 3, 1, Infinity]) {
+        one.port.send();
+        while (!one.port.isBlocked) {
+          for (let i = 0; i < 16; i++) {
+            one.port.tx.add(one.buffer, 0, length);
+            one.port.tx.end();
+          }
+          const done = one.port.send();
+          one.port.tx.clear();
+          if (done < 16) break;
+        }
+        const size = Math.min(buffer.length, most * (length + 4));
+        const got = readSync(socket, buffer, 0, size, null);
+        expect(got).toBeGreaterThan(0);
+        expect(got % (length + 4)).toBe(0);
+      }
+    },
+  );
 
   test('that the socket has begun with are finished before others, and none is lost', async () => {
     const [one, other] = pair();

@@ -21,6 +21,7 @@ class Region implements RegionHandle {
   readonly takes: Take[];
   readonly #bus: FakeBus;
   index = 0;
+  counterStart = 0;
   removed = false;
   count = 0;
   /** in milliseconds of the bus's clock */
@@ -33,7 +34,23 @@ class Region implements RegionHandle {
     // as in the addon: none where no mode reads it
     const hasShadow = modes.some((mode) => ['shadow', 'ordered', 'consume', 'leased'].includes(mode));
     this.shadow = new Uint8Array(hasShadow ? spec.size : 0);
-    this.takes = Array.from({ length: spec.size }, () => ({ value: 0, left: 0, taken: false }));
+    const taken = modes.includes('take') ? spec.size : 0;
+    this.takes = Array.from({ length: taken }, () => ({ value: 0, left: 0, taken: false }));
+  }
+
+  get counter(): number {
+    return this.countAt(this.#bus.uptime());
+  }
+
+  set counter(value: number) {
+    this.counterStart += value - this.counter;
+  }
+
+  /** @param now nanoseconds since the VM's creation */
+  countAt(now: number): number {
+    const { hz, bits } = this.spec.counter ?? { hz: 0, bits: 32 };
+    const count = this.counterStart + Math.floor((now * hz) / 1e9);
+    return count - Math.floor(count / 2 ** bits) * 2 ** bits;
   }
 
   reads(): number {
@@ -77,6 +94,8 @@ export class FakeBus implements Bus {
   #ring: Posted[] = [];
   /** reads and writes that would have made the vCPU wait */
   waits = 0;
+  /** nanoseconds since the VM's creation, for counters */
+  uptime: () => number = () => 0;
   /** milliseconds, for leases */
   clock: () => number = () => performance.now();
 
@@ -101,8 +120,8 @@ export class FakeBus implements Bus {
     for (const { region, run } of ring) if (!region.removed) run();
   }
 
-  /** A guest's read. @param now nanoseconds since the VM's creation, for counters */
-  read(space: RegionSpace, address: number, size: AccessSize, now = 0): number {
+  /** A guest's read. @param now see {@link FakeBus.uptime} */
+  read(space: RegionSpace, address: number, size: AccessSize, now = this.uptime()): number {
     const region = this.#find(space, address, size);
     if (!region) return 2 ** (8 * size) - 1;
     const { spec } = region;
@@ -183,10 +202,8 @@ export class FakeBus implements Bus {
     switch (region.readMode(offset, size)) {
       case 'shadow':
         return fromShadow();
-      case 'counter': {
-        const { hz, bits } = spec.counter!;
-        return Math.floor((now * hz) / 1e9) % 2 ** Math.min(bits, 8 * size);
-      }
+      case 'counter':
+        return region.countAt(now) % 2 ** (8 * size);
       case 'trap':
         return trap();
       case 'leased':
