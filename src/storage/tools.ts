@@ -181,6 +181,44 @@ export function commitOverlay(path: string, policy?: ChainPolicy, progress?: Pro
   });
 }
 
+/**
+ * Gives what a qcow2 disk has now to a file beside it, which is never written to from then on, and makes the disk an
+ * overlay over that: nothing is copied. At whatever point this ends early, the disk is there and reads as before.
+ * @param layer name of that file, which is not there yet
+ * @throws StorageError
+ */
+export function freezeDisk(path: string, layer: string, policy?: ChainPolicy): Promise<void> {
+  return withRing(async (ring) => {
+    const { freezeDisk } = await import('./freeze.ts');
+    await freezeDisk(ring, path, layer, policy);
+  });
+}
+
+/**
+ * Makes an image at `target` that has what an overlay and so many layers below it have together, and lies on what is
+ * below these: it reads as the overlay does.
+ * @param below 1 for the layer right below the overlay, and so on
+ * @throws StorageError; no file is left then
+ */
+export function joinLayers(
+  overlay: string,
+  below: number,
+  target: string,
+  policy?: ChainPolicy,
+  progress?: Progress,
+): Promise<void> {
+  return withRing(async (ring) => {
+    const { joinLayers } = await import('./join-layers.ts');
+    await joinLayers(ring, {
+      overlay,
+      below,
+      target,
+      ...(policy && { policy }),
+      ...(progress && { progress }),
+    });
+  });
+}
+
 /** Where the contents of a disk are, through all layers, in their order. The image is open until it ends. @throws StorageError */
 export async function* diskMap(image: SourceImage): AsyncGenerator<DiskExtent> {
   const { mapDisk } = await import('./qcow2/map.ts');

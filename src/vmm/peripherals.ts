@@ -1,5 +1,6 @@
 import { BalloonDevice } from '../devices/balloon/device.ts';
 import { BlockDevice } from '../devices/block/device.ts';
+import type { DiskTraffic } from '../devices/block/traffic.ts';
 import { ConsoleDevice, type ConsolePortOptions, type ConsoleSize } from '../devices/console/device.ts';
 import { FsDevice } from '../devices/fs/device.ts';
 import { FileBudget, SharedFolder } from '../devices/fs/folder.ts';
@@ -7,8 +8,9 @@ import { EntropyDevice } from '../devices/rng/device.ts';
 import { VsockDevice } from '../devices/vsock/device.ts';
 import { GuestBuffers } from '../kvm/guest-buffers.ts';
 import { IoRing } from '../kvm/io-ring.ts';
-import type { Disk } from '../storage/disk.ts';
+import { StorageError, type Disk } from '../storage/disk.ts';
 import { openDisk } from '../storage/open.ts';
+import { SwitchableDisk } from '../storage/switchable-disk.ts';
 import type { VirtioDevice } from '../virtio/device.ts';
 import { ConsoleHost } from './console-host.ts';
 import { HostPort } from './host-port.ts';
@@ -16,6 +18,7 @@ import { Networks } from './networks.ts';
 import { PortSocket } from './port-socket.ts';
 import { shareTags } from './share-tags.ts';
 import { VsockHost } from './vsock-host.ts';
+import { switchToOverlay } from './snapshot/switch-disk.ts';
 import type { BalloonControl, DiskOptions, GuestPort, MemoryStatistics, Share, VmOptions } from './types.ts';
 
 /** What of a VM's options is about its virtio devices. */
@@ -28,7 +31,7 @@ export type PeripheralOptions = Required<
 const DEFAULT_QUEUE_LIMIT = 4;
 const DEFAULT_CID = 3;
 
-type OpenDisk = { readonly options: DiskOptions; readonly disk: Disk };
+type OpenDisk = { readonly options: DiskOptions; readonly disk: Disk | SwitchableDisk };
 type OpenPort = { readonly port: HostPort; readonly socket: PortSocket | undefined };
 type OpenShare = { readonly share: Share; readonly folder: SharedFolder };
 
@@ -46,6 +49,7 @@ export class Peripherals {
   readonly #vsock: VsockHost | undefined;
   /** devices of the board of now */
   #blocks: readonly BlockDevice[] = [];
+  #names: readonly string[] = [];
   #console: ConsoleDevice | undefined;
   #balloon: BalloonDevice | undefined;
   #consoleSize: ConsoleSize | undefined;
@@ -65,7 +69,7 @@ export class Peripherals {
     let networks = opened;
     try {
       for (const disk of options.disks) {
-        disks.push({ options: disk, disk: await openDisk(ring!, { ...disk, log: options.log }) });
+        disks.push({ options: disk, disk: await open(ring!, disk, options.log) });
       }
       for (const { name, path } of options.ports) {
         const port = new HostPort(name);
@@ -112,7 +116,7 @@ export class Peripherals {
     this.#blocks = this.#disks.map((disk, index) => this.#block(disk, index));
     this.#console = this.#consoleDevice();
     this.#balloon = this.#balloonDevice();
-    return [
+    const devices = [
       ...this.#blocks,
       ...this.networks.devices(),
       ...(this.#console ? [this.#console] : []),
@@ -121,6 +125,33 @@ export class Peripherals {
       ...this.#vsockDevices(),
       ...this.#shares.map((share, index) => this.#fileSystem(share, index)),
     ];
+    this.#names = devices.map(({ name }) => name);
+    return devices;
+  }
+
+  /** of the board of now */
+  get deviceNames(): readonly string[] {
+    return this.#names;
+  }
+
+  /** Puts an overlay on a disk at rest; the file below gets another name. @throws StorageError, RangeError */
+  async freezeDisk(index: number, path: string): Promise<void> {
+    const found = this.#disks[index];
+    if (found === undefined)
+      throw new RangeError(`the VM has ${this.#disks.length} disks, and no disk ${index}`);
+    const { options, disk } = found;
+    if (!(disk instanceof SwitchableDisk))
+      throw new StorageError(
+        options.path,
+        'EDISK',
+        'cannot be frozen: only qcow2 images that the guest writes to are',
+        'convert it (`tsvm disk convert --to qcow2`)',
+      );
+    await switchToOverlay(this.#ring!, disk, path, () => open(this.#ring!, options, this.#options.log));
+  }
+
+  get disks(): readonly DiskTraffic[] {
+    return this.#blocks.map(({ traffic }) => ({ ...traffic }));
   }
 
   get shares(): readonly Share[] {
@@ -223,6 +254,15 @@ export class Peripherals {
       statistics: (timeout?: number): Promise<MemoryStatistics | undefined> => device().statistics(timeout),
     };
   }
+}
+
+async function open(
+  ring: IoRing,
+  options: DiskOptions,
+  log: (line: string) => void,
+): Promise<Disk | SwitchableDisk> {
+  const disk = await openDisk(ring, { ...options, log });
+  return options.format === 'qcow2' && !disk.readOnly ? new SwitchableDisk(disk) : disk;
 }
 
 async function closeAll(

@@ -1,5 +1,5 @@
-import type { KernelFormat } from '../boot/types.ts';
 import type { MemoryStatistics } from '../devices/balloon/statistics.ts';
+import type { DiskTraffic } from '../devices/block/traffic.ts';
 import type { FsCache } from '../devices/fs/folder.ts';
 import type { VirtioTransport } from '../machine/virtio-bus.ts';
 import type { Duplex } from 'node:stream';
@@ -116,6 +116,8 @@ export type VmOptions = {
   readonly ports?: readonly PortOptions[];
   /** default none */
   readonly vsock?: VsockOptions;
+  /** instead of a boot; all else is to be as it was when the snapshot was taken. The kernel is for resets */
+  readonly restore?: RestoreOptions;
   /** folders of the host */
   readonly shares?: readonly ShareOptions[];
   /** a virtio source of random numbers; default false */
@@ -167,7 +169,7 @@ export type SerialPort = {
   tail(lines?: number): string;
 };
 
-export type { MemoryStatistics };
+export type { DiskTraffic, MemoryStatistics };
 
 /** How the host takes memory back from a running guest. */
 export type BalloonControl = {
@@ -196,6 +198,40 @@ export type GuestPort = {
 /** A folder that is shared, by the tag that the guest mounts it by. */
 export type Share = ShareOptions & { readonly tag: string };
 
+/** What a machine goes on from. */
+export type RestoreOptions = {
+  /** of a snapshot with memory */
+  readonly folder: string;
+  /**
+   * a folder on the same file system, made where it is not there, for names of memory files: the next snapshot has
+   * what has changed since alone. Default: it has all
+   */
+  readonly keep?: string;
+  /** a VM generation id, a UUID: the guest is told before it runs that it goes on as another machine; default: the one that it had */
+  readonly generation?: string;
+};
+
+/** A snapshot to be taken. */
+export type SnapshotOptions = {
+  /** is there already, on a file system with room for what the guest uses of its memory */
+  readonly folder: string;
+  /** RAM, processors and devices too; default true */
+  readonly memory?: boolean;
+  /** the guest goes on while its memory is written, which may take as much memory again; default false */
+  readonly live?: boolean;
+  /** the VM does not go on, and is to be stopped; default false */
+  readonly stop?: boolean;
+  /** disks that are frozen: index of {@link VmOptions.disks}, and the path that the file gets; default none */
+  readonly layers?: readonly { readonly disk: number; readonly path: string }[];
+};
+
+export type SnapshotResult = {
+  /** how long the guest stood still, in milliseconds */
+  readonly stopMs: number;
+  /** what was written of memory, in bytes */
+  readonly memoryBytes: number;
+};
+
 /** A machine that has been started, as the library and the CLI hold it. */
 export type RunningVm = AsyncDisposable & {
   /** COM1 */
@@ -208,6 +244,8 @@ export type RunningVm = AsyncDisposable & {
   readonly balloon: BalloonControl | undefined;
   /** A port of {@link VmOptions.ports}, by its name. */
   port(name: string): GuestPort | undefined;
+  /** what the disks have done, in the order of {@link VmOptions.disks}, since the last boot */
+  readonly disks: readonly DiskTraffic[];
   /** the network cards, in the order of {@link VmOptions.networks}, with their traffic by now */
   readonly networks: readonly NetworkCard[];
   /**
@@ -225,14 +263,17 @@ export type RunningVm = AsyncDisposable & {
    * @throws StorageError with the old size intact, RangeError for an index or size that cannot be
    */
   resizeDisk(index: number, size: number): Promise<void>;
-  /** what was loaded */
-  readonly kernelFormat: KernelFormat;
   /** why a kernel that was to be unpacked on the host was not, where so: one line */
   readonly note?: string;
   /** times in milliseconds since the process started (`performance.now()`) */
   readonly timings: { readonly kernelLoaded: number; readonly firstRun: number };
   /** resolves when the VM has ended, however; never rejects */
   readonly exited: Promise<VmExit>;
+  /**
+   * Gives the guest another VM generation id and tells it so, as where it runs on in a copy: Linux (5.18 and later)
+   * then has other random numbers.
+   */
+  newGeneration(): void;
   /** Presses the ACPI power button. */
   powerButton(): void;
   /** Types Ctrl-Alt-Del on the keyboard. */
@@ -242,6 +283,11 @@ export type RunningVm = AsyncDisposable & {
   /** Stops all vCPUs at a clean point. */
   pause(): Promise<void>;
   resume(): Promise<void>;
+  /**
+   * Takes a snapshot; one at a time. A paused VM stays so.
+   * @throws SnapshotError, StorageError, KvmError: the VM goes on as before
+   */
+  snapshot(options: SnapshotOptions): Promise<SnapshotResult>;
   /** Guest accesses by device since the last boot, and how many of them made a vCPU wait for JavaScript. */
   accessCounts(): readonly AccessCount[];
   /** Exits of all vCPUs from the guest since the last boot, by reason. */

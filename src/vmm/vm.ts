@@ -1,14 +1,22 @@
 import { randomUUID } from 'node:crypto';
-import { Board } from '../machine/board.ts';
+import { open } from 'node:fs/promises';
+import { Board, type BoardOptions } from '../machine/board.ts';
 import { startBootProcessor } from '../machine/processors.ts';
+import { isUuid } from '../machine/uuid.ts';
 import { openKernel, type OpenedKernel } from '../boot/kernel-file.ts';
-import { loadLinux, type LoadedKernel } from '../boot/load.ts';
+import { loadLinux } from '../boot/load.ts';
 import { e820Map, MAX_VCPUS, MIB } from '../boot/layout.ts';
 import { openSource, type ByteSource } from '../boot/source.ts';
 import { EXIT, exitName } from '../kvm/constants.ts';
 import { openKvm, type Kvm } from '../kvm/system.ts';
 import type { VcpuExit } from '../kvm/vcpu.ts';
 import { describeExit, reportExit } from './report.ts';
+import { DeviceStateError, forPerson } from '../kvm/device-state.ts';
+import { SnapshotError } from './snapshot/error.ts';
+import { openSnapshot, type OpenedSnapshot } from './snapshot/open.ts';
+import type { MemoryBase } from './snapshot/memory-file.ts';
+import { takeSnapshot } from './snapshot/take.ts';
+import { packageVersion } from '../kvm/package-version.ts';
 import { ConsoleHost } from './console-host.ts';
 import type { NetworkCard } from './network-types.ts';
 import type { Networks } from './networks.ts';
@@ -16,10 +24,13 @@ import { Peripherals } from './peripherals.ts';
 import type {
   AccessCount,
   BalloonControl,
+  DiskTraffic,
   GuestPort,
   RunningVm,
   SerialPort,
   Share,
+  SnapshotOptions,
+  SnapshotResult,
   VmExit,
   VmExitReason,
   VmOptions,
@@ -38,11 +49,11 @@ export class VmOptionError extends RangeError {
 /** What a process opens before it goes to jail. */
 export type Opened = { readonly networks?: Networks; readonly kernel?: OpenedKernel };
 
-type Settings = Required<Omit<VmOptions, 'balloon' | 'identity' | 'vsock'>> &
-  Pick<VmOptions, 'balloon' | 'identity' | 'vsock'>;
+type Settings = Required<Omit<VmOptions, 'balloon' | 'identity' | 'vsock' | 'restore'>> &
+  Pick<VmOptions, 'balloon' | 'identity' | 'vsock' | 'restore'>;
 
 function settle(options: VmOptions): Settings {
-  const { console = 'serial', balloon, identity, vsock } = options;
+  const { console = 'serial', balloon, identity, vsock, restore } = options;
   const settings: Settings = {
     kernel: options.kernel,
     initrds: options.initrds ?? [],
@@ -62,6 +73,7 @@ function settle(options: VmOptions): Settings {
     ...(balloon !== undefined && { balloon }),
     ...(identity !== undefined && { identity }),
     ...(vsock !== undefined && { vsock }),
+    ...(restore !== undefined && { restore }),
     log: options.log ?? (() => undefined),
   };
   const { memory, cpus } = settings;
@@ -71,33 +83,49 @@ function settle(options: VmOptions): Settings {
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAX_VCPUS) {
     throw new VmOptionError(`a VM has 1 to ${MAX_VCPUS} vCPUs, not ${cpus}`);
   }
+  if (restore?.generation !== undefined && !isUuid(restore.generation))
+    throw new VmOptionError(`a VM generation id is a UUID, not '${restore.generation}'`);
   return settings;
 }
 
 /**
- * Boots a kernel in a new VM of this process.
+ * Boots a kernel in a new VM of this process, or has one go on from a snapshot.
  * @param opened what of the options is open already: the VM's to close from here on
- * @throws VmOptionError, BootError (files), KvmError and KvmCapabilityError (host); nothing is left open then
+ * @throws VmOptionError, BootError (files), SnapshotError, KvmError and KvmCapabilityError (host); nothing is left open
+ * then
  */
 export async function startVm(options: VmOptions, opened: Opened = {}): Promise<RunningVm> {
   const settings = settle(options);
   const sources: ByteSource[] = [];
   let kvm: Kvm | undefined;
   let peripherals: Peripherals | undefined;
+  let snapshot: OpenedSnapshot | undefined;
   try {
     kvm = openKvm();
+    if (settings.restore !== undefined) snapshot = openSnapshot(settings.restore, settings);
     peripherals = await Peripherals.open(settings, opened.networks);
     const { source, note } =
       opened.kernel ?? (await openKernel(settings.kernel, { unpack: settings.unpackKernel }));
     sources.push(source);
     for (const path of settings.initrds) sources.push(openSource(path, 'initrd'));
-    return new VirtualMachine(settings, kvm, sources, peripherals, note);
+    return new VirtualMachine(settings, kvm, sources, peripherals, note, snapshot);
   } catch (error) {
+    snapshot?.ram.close();
     for (const source of sources) source.close();
     if (sources.length === 0) opened.kernel?.source.close();
     await (peripherals ?? opened.networks)?.close();
     kvm?.close();
     throw error;
+  }
+}
+
+/** What is left for later then takes little time. Whatever fails here will fail there. */
+async function syncFiles(paths: readonly (string | undefined)[]): Promise<void> {
+  for (const path of paths) {
+    if (path === undefined) continue;
+    const file = await open(path).catch(() => undefined);
+    await file?.datasync().catch(() => undefined);
+    await file?.close();
   }
 }
 
@@ -114,24 +142,29 @@ class VirtualMachine implements RunningVm {
   readonly #peripherals: Peripherals;
   readonly #resolveExited: (exit: VmExit) => void;
   #board: Board;
-  #loaded: LoadedKernel;
   /** kept over resets: it is the same machine */
-  readonly #uuid = randomUUID();
+  readonly #uuid: string;
+  #generation: string = randomUUID();
+  /** what RAM lies on, where it is known */
+  #base: MemoryBase | undefined;
+  #snapshot: Promise<unknown> = Promise.resolve();
   /** as they were at the end, once it has come */
   #accesses: AccessCount[] = [];
   #exits = new Map<string, number>();
   #ended = false;
   #paused = false;
 
-  /** Boots at once. @throws what loading throws, with the board closed again */
+  /** Runs at once. @throws what loading or restoring throws, with the board closed again */
   constructor(
     settings: Settings,
     kvm: Kvm,
     sources: readonly ByteSource[],
     peripherals: Peripherals,
     note: string | undefined,
+    snapshot: OpenedSnapshot | undefined,
   ) {
     this.#settings = settings;
+    this.#uuid = snapshot?.state.uuid ?? randomUUID();
     this.#peripherals = peripherals;
     this.#kvm = kvm;
     this.#sources = sources;
@@ -139,18 +172,22 @@ class VirtualMachine implements RunningVm {
     let resolveExited: (exit: VmExit) => void = () => undefined;
     this.exited = new Promise((resolve) => (resolveExited = resolve));
     this.#resolveExited = resolveExited;
-    [this.#board, this.#loaded] = this.#boot();
+    if (snapshot === undefined) this.#board = this.#boot();
+    else {
+      this.#board = this.#restore(snapshot);
+      this.#base = snapshot.base;
+    }
     const kernelLoaded = performance.now();
     this.#run();
     this.timings = { kernelLoaded, firstRun: performance.now() };
   }
 
-  get kernelFormat(): LoadedKernel['format'] {
-    return this.#loaded.format;
-  }
-
   get console(): SerialPort {
     return this.#peripherals.console ?? this.serial;
+  }
+
+  get disks(): readonly DiskTraffic[] {
+    return this.#peripherals.disks;
   }
 
   get networks(): readonly NetworkCard[] {
@@ -181,6 +218,12 @@ class VirtualMachine implements RunningVm {
     await this.#peripherals.resizeDisk(index, size);
   }
 
+  newGeneration(): void {
+    if (this.#ended) return;
+    this.#generation = randomUUID();
+    this.#board.generation.change(this.#generation);
+  }
+
   powerButton(): void {
     if (!this.#ended) this.#board.power.powerButton();
   }
@@ -207,6 +250,12 @@ class VirtualMachine implements RunningVm {
       this.#board.resume();
     }
     return Promise.resolve();
+  }
+
+  snapshot(options: SnapshotOptions): Promise<SnapshotResult> {
+    const taken = this.#snapshot.then(() => this.#take(options));
+    this.#snapshot = taken.catch(() => undefined);
+    return taken;
   }
 
   async stop(): Promise<void> {
@@ -237,23 +286,94 @@ class VirtualMachine implements RunningVm {
     await this.stop();
   }
 
-  /** A new board with the kernel loaded, all vCPUs at rest. */
-  #boot(): [Board, LoadedKernel] {
-    const { memory, cpus, cpu, cmdline } = this.#settings;
-    const board: Board = new Board({
+  #boardOptions(): BoardOptions {
+    const { memory, cpus, cpu, transport, log } = this.#settings;
+    return {
       kvm: this.#kvm,
       memory,
       cpus,
       cpu,
       uuid: this.#uuid,
-      transport: this.#settings.transport,
+      generation: this.#generation,
+      transport,
       devices: this.#peripherals.devices(),
-      report: this.#settings.log,
+      report: log,
       serialOutput: (bytes) => this.serial.output(bytes),
       onPowerOff: () => this.#end('poweroff', 'the guest powered itself off'),
       onReset: () => this.#guestReset('reboot', 'the guest asked for a reset'),
       onPanic: () => this.#end('panic', "the guest's kernel panicked"),
-    });
+    };
+  }
+
+  #watch(board: Board): void {
+    board.vm.onExit = (exit) => this.#vcpuStopped(board, exit);
+    board.vm.onDeviceError = (region, error) => this.#deviceFailed(region.name, error);
+  }
+
+  /** A board as it was saved, all vCPUs at rest. @throws SnapshotError */
+  #restore({ state, ram }: OpenedSnapshot): Board {
+    const options = this.#boardOptions();
+    const { folder, generation } = this.#settings.restore!;
+    const devices = options.devices.map(({ name }) => name);
+    if (devices.join() !== state.devices.join())
+      throw new SnapshotError(
+        folder,
+        'EFOREIGN',
+        `is of a machine with other devices: ${forPerson(state.devices.join(', '))}, and not ${devices.join(', ')}`,
+        'give the VM the settings that it had, or start it without',
+      );
+    try {
+      const board = new Board({ ...options, restore: { state: state.board, ram } });
+      this.#watch(board);
+      if (generation !== undefined) board.generation.change((this.#generation = generation));
+      return board;
+    } catch (error) {
+      if (!(error instanceof DeviceStateError)) throw error;
+      throw new SnapshotError(folder, 'EHOST', error.message, 'start the VM without it');
+    }
+  }
+
+  async #take(options: SnapshotOptions): Promise<SnapshotResult> {
+    const board = this.#board;
+    const check = (): void => {
+      if (this.#ended || board !== this.#board)
+        throw new SnapshotError(options.folder, 'EENDED', 'the VM has ended, or was reset');
+    };
+    check();
+    const wasPaused = this.#paused;
+    const { stopMs, memoryBytes } = await takeSnapshot(
+      {
+        board,
+        about: {
+          tsvm: packageVersion(),
+          uuid: this.#uuid,
+          transport: this.#settings.transport,
+          devices: this.#peripherals.deviceNames,
+        },
+        base: this.#base,
+        settleDisks: () =>
+          syncFiles(options.layers?.map(({ disk }) => this.#settings.disks[disk]?.path) ?? []),
+        pause: async () => {
+          await this.pause();
+          check();
+        },
+        resume: () => {
+          if (!wasPaused && board === this.#board) void this.resume();
+        },
+        freezeDisks: async () => {
+          for (const { disk, path } of options.layers ?? []) await this.#peripherals.freezeDisk(disk, path);
+          check();
+        },
+      },
+      options,
+    );
+    return { stopMs, memoryBytes };
+  }
+
+  /** A new board with the kernel loaded, all vCPUs at rest. */
+  #boot(): Board {
+    const { memory, cmdline } = this.#settings;
+    const board: Board = new Board(this.#boardOptions());
     try {
       const [kernel, ...initrds] = this.#sources;
       const loaded = loadLinux(board.ram.memory, {
@@ -264,9 +384,8 @@ class VirtualMachine implements RunningVm {
         e820: e820Map(memory),
       });
       startBootProcessor(board.vm.vcpus[0]!, loaded.entry);
-      board.vm.onExit = (exit) => this.#vcpuStopped(board, exit);
-      board.vm.onDeviceError = (region, error) => this.#deviceFailed(region.name, error);
-      return [board, loaded];
+      this.#watch(board);
+      return board;
     } catch (error) {
       board.close();
       throw error;
@@ -288,10 +407,11 @@ class VirtualMachine implements RunningVm {
   /** A PC's reset as a new board: every device, register and interrupt controller starts as made. */
   #restart(): void {
     const old = this.#board;
+    this.#base = undefined;
     this.serial.connect(undefined);
     old.close();
     try {
-      [this.#board, this.#loaded] = this.#boot();
+      this.#board = this.#boot();
       this.#run();
     } catch (error) {
       this.#finish(

@@ -22,6 +22,7 @@ import {
 import { BlockQueue } from './queue.ts';
 import { BlockRequest, type RequestLimits } from './request.ts';
 import { checkBlockState, type BlockState } from './state.ts';
+import { TrafficCounter, type DiskTraffic } from './traffic.ts';
 
 export type BlockOptions = {
   /** e.g. `block0` */
@@ -81,6 +82,7 @@ export class BlockDevice implements VirtioDevice {
   readonly #id: Uint8Array;
   readonly #limits: RequestLimits;
   readonly #limiter: RateLimiter;
+  readonly #traffic = new TrafficCounter();
   readonly #poller: Poller;
   readonly #reap: () => number;
   /** by queue and head */
@@ -135,6 +137,11 @@ export class BlockDevice implements VirtioDevice {
       completed: (request, error) => this.#completed(request, error),
       batchEnd: () => this.#batchEnd(),
     });
+  }
+
+  /** What the disk has done for the guest since its last boot. */
+  get traffic(): DiskTraffic {
+    return this.#traffic;
   }
 
   /** Tells the driver of a new size of the disk. */
@@ -324,6 +331,7 @@ export class BlockDevice implements VirtioDevice {
     if (!(request instanceof BlockRequest)) return;
     this.#inFlight--;
     if (error !== 0) this.#errors.failed(request, error);
+    else this.#traffic.done(request);
     const queue = this.#queues[request.queue];
     if (queue === undefined || queue.virtqueue.ended) return;
     if (error !== 0) this.#finish(queue, request, BLK_S.ioError);

@@ -11,6 +11,11 @@ export type OverlayOptions = ChainPolicy &
   Omit<CreateOptions, 'size' | 'backingFile' | 'backingFormat' | 'preallocation' | 'extensions'> & {
     /** of the disk in bytes; default: as large as what is below */
     readonly size?: number;
+    /**
+     * The file below is never written to, whatever else becomes of it: nothing of it is recorded, so that one that reads
+     * the same may take its place. Default false
+     */
+    readonly frozen?: boolean;
   };
 
 /**
@@ -36,7 +41,7 @@ export async function createOverlay(
         size: options.size ?? imageInfo(ring, place, format).virtualSize,
         backingFile: name,
         backingFormat: format,
-        extensions: [stampOf(place)],
+        extensions: options.frozen === true ? [] : [stampOf(place)],
       }),
   );
 }

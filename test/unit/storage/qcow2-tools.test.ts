@@ -1,9 +1,10 @@
 /** Convert, rebase, commit, map, check and resize, with QEMU's tools as the other opinion. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { IoRing } from '../../../src/kvm/io-ring.ts';
 import { commitOverlay } from '../../../src/storage/commit.ts';
 import { convertDisk, type ConvertTarget } from '../../../src/storage/convert.ts';
+import { joinLayers } from '../../../src/storage/join-layers.ts';
 import { openDisk } from '../../../src/storage/open.ts';
 import { checkImage } from '../../../src/storage/qcow2/check.ts';
 import { createOverlay } from '../../../src/storage/qcow2/create-overlay.ts';
@@ -176,6 +177,67 @@ describe.skipIf(noQemuTools !== undefined)('rebase', () => {
     writeFileSync(folder.file('new.raw'), new Uint8Array(4 * MIB).fill(2));
     await rebaseOverlay(ring, overlay, { name: 'new.raw', format: 'raw' }, { unsafe: true });
     expect(contentOf(overlay)[0]).toBe(2);
+  });
+});
+
+describe.skipIf(noQemuTools !== undefined)('join', () => {
+  /** base <- low <- middle <- top, of which each has something of its own, zeros too, and another size. */
+  async function chain(): Promise<string> {
+    writeFileSync(folder.file('base.raw'), sampleBytes(4 * MIB, 5));
+    const layers = [
+      ['low', { name: 'base.raw', format: 'raw' }, 3 * MIB],
+      ['middle', { name: 'low.qcow2', format: 'qcow2' }, 4 * MIB],
+      ['top', { name: 'middle.qcow2', format: 'qcow2' }, 5 * MIB],
+    ] as const;
+    for (const [i, [name, backing, size]] of layers.entries()) {
+      const path = folder.file(`${name}.qcow2`);
+      await createOverlay(ring, path, backing, { size, frozen: backing.format === 'qcow2' });
+      await write(path, i * 300_032, sampleBytes(700_416, 10 + i));
+      qemuIo(path, `write -z ${i + 1}M 200k`);
+    }
+    return folder.file('top.qcow2');
+  }
+
+  test.each([1, 2])('of an overlay and the %i below it reads as the overlay does', async (below) => {
+    const overlay = await chain();
+    const before = contentOf(overlay);
+    const target = folder.file('joined.qcow2');
+    await joinLayers(ring, { overlay, below, target });
+    expect(isSame(contentOf(target), before)).toBe(true);
+    expect(isSame(contentOf(overlay), before)).toBe(true);
+    expect(qemuCheck(target)).not.toHaveProperty('leaks');
+    expect(qemuCheck(target)).not.toHaveProperty('corruptions');
+    const backingFile = below === 1 ? 'low.qcow2' : 'base.raw';
+    expect(imageInfo(ring, target, 'qcow2').qcow2).toMatchObject({ backingFile });
+  });
+
+  test('may take the place of a layer that others are above', async () => {
+    const overlay = await chain();
+    const before = contentOf(overlay);
+    await joinLayers(ring, {
+      overlay: folder.file('middle.qcow2'),
+      below: 1,
+      target: folder.file('joined.qcow2'),
+    });
+    renameSync(folder.file('joined.qcow2'), folder.file('middle.qcow2'));
+    rmSync(folder.file('low.qcow2'));
+    expect(isSame(contentOf(overlay), before)).toBe(true);
+    // Ours opens it too, since it is told that what is below is frozen.
+    await write(overlay, 0, new Uint8Array(512));
+  });
+
+  test('of more layers than there are is refused, and leaves nothing', async () => {
+    const overlay = await chain();
+    const target = folder.file('joined.qcow2');
+    await expect(joinLayers(ring, { overlay, below: 4, target })).rejects.toThrow(/not 4 layers/);
+    expect(existsSync(target)).toBe(false);
+  });
+
+  test('of a file that is no qcow2 is refused', async () => {
+    const overlay = await chain();
+    const target = folder.file('joined.qcow2');
+    await expect(joinLayers(ring, { overlay, below: 3, target })).rejects.toThrow(/base\.raw.*raw/);
+    expect(existsSync(target)).toBe(false);
   });
 });
 

@@ -300,6 +300,18 @@ describe('reset, pause and the end', () => {
   });
 });
 
+test('what is done is counted, and what fails or has no data is not', async () => {
+  const { rig, device } = start();
+  expect(await ask(rig, write(0, content(1, 1024)))).toBe(S.ok);
+  expect(await ask(rig, read(0, 512))).toBe(S.ok);
+  expect(await ask(rig, read(1, 4096))).toBe(S.ok);
+  expect(await ask(rig, read(SIZE / 512, 512))).toBe(S.ioError);
+  expect(
+    await ask(rig, [{ bytes: new Uint8Array([T.flush, ...Array<number>(15).fill(0)]) }, { room: 1 }]),
+  ).toBe(S.ok);
+  expect({ ...device.traffic }).toEqual({ reads: 2, readBytes: 4608, writes: 1, writtenBytes: 1024 });
+});
+
 describe('limits on throughput', () => {
   /** Serves so many requests; returns the milliseconds that took. */
   const timed = async (rig: Rig, count: number, length: number): Promise<number> => {
