@@ -18,8 +18,13 @@ export {
 export type { EventFilter, VmEvent, VmEventKind } from './manager/events.ts';
 export { CopyError } from './manager/copy/errors.ts';
 export type { CopyOptions, CopyProgress, CopyResult } from './manager/copy/copy.ts';
+export { SnapshotError } from './manager/snapshots/errors.ts';
+export type { CreateSnapshotOptions, TakenSnapshot } from './manager/snapshots/create.ts';
+export type { RestoreOptions } from './manager/snapshots/restore.ts';
+export type { SnapshotInfo } from './manager/snapshots/store.ts';
 export type { ScreenColor, ScreenRun, ScreenSize, ScreenStyle, VmScreen } from './manager/vms/screen.ts';
 export type { VmSerial } from './manager/vms/serial.ts';
+export type { VmChange } from './manager/vms/change.ts';
 export type { StopOptions } from './manager/vms/lifecycle.ts';
 export type { DiskSettings, VmSettings } from './manager/vms/settings.ts';
 export { VmStoreError, type VmStatus } from './manager/vms/store.ts';

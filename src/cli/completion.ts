@@ -28,6 +28,8 @@ const OF_VMS = [
     'exec',
   ],
   ...['wait', 'send', 'set', 'events', 'shell', 'ssh', 'screenshot'],
+  ...['pause', 'resume', 'suspend', 'restore', 'clone'],
+  ...['create', 'ls', 'list', 'info', 'rm', 'delete', 'rename', 'export'].map((verb) => `snapshot ${verb}`),
 ];
 
 type Verb = {

@@ -7,11 +7,12 @@ import { addDoctor } from './doctor.ts';
 import { UsageError } from './errors.ts';
 import { EXIT, exitCodeHelp } from './exit-codes.ts';
 import { addImage } from './image/image.ts';
-import { packageVersion } from '../manager/package-version.ts';
+import { packageVersion } from '../kvm/package-version.ts';
 import { addRun } from './run.ts';
 import { addVersion } from './version.ts';
 import { addVmnetSwitch } from './vmnet-switch.ts';
 import { exampleHelp } from './verb.ts';
+import { addClone } from './vm/clone.ts';
 import { addConsole } from './vm/console.ts';
 import { addCopy } from './vm/copy.ts';
 import { addCreateVm } from './vm/create.ts';
@@ -28,9 +29,12 @@ import {
 } from './vm/lifecycle.ts';
 import { addInfoVm, addList } from './vm/list.ts';
 import { addLogs } from './vm/logs.ts';
+import { addPause, addResume, addSuspend } from './vm/pause.ts';
+import { addRestore } from './vm/restore.ts';
 import { addScreenshot } from './vm/screenshot.ts';
 import { addSend } from './vm/send.ts';
 import { addSet } from './vm/set.ts';
+import { addSnapshot } from './vm/snapshot.ts';
 import { addSsh } from './vm/ssh.ts';
 import { addTop } from './vm/top.ts';
 import { addWait } from './vm/wait.ts';
@@ -66,6 +70,7 @@ export async function runProgram(args: readonly string[]): Promise<Outcome> {
   };
   const verbs = [
     ...[addRun, addCreateVm, addStart, addStop, addRestart, addKill, addDelete, addRename, addSet],
+    ...[addPause, addResume, addSuspend, addSnapshot, addRestore, addClone],
     ...[
       addList,
       addInfoVm,

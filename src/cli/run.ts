@@ -20,7 +20,7 @@ import { UsageError } from './errors.ts';
 import { escapeHelp } from './escape.ts';
 import { parseForward } from '../net/forward.ts';
 import { networksOf, parseNet } from '../manager/options/net-options.ts';
-import { parseSize } from '../manager/sizes.ts';
+import { parseCpuTime, parseSize } from '../manager/sizes.ts';
 import type { DiskFormat } from '../storage/open.ts';
 import { diskSize, FORMATS } from './disk/options.ts';
 import { addVerb, argument, type Done, wholeNumber, collect } from './verb.ts';
@@ -49,6 +49,7 @@ type RunFlags = {
   readonly balloon?: BalloonOptions | true;
   readonly timeout?: number;
   readonly timings?: true;
+  readonly json?: true;
   readonly stats?: true;
   readonly reboot: boolean;
   readonly unpackKernel: boolean;
@@ -62,12 +63,15 @@ type RunFlags = {
   readonly keep?: true;
   readonly wait?: number;
   readonly jail?: 'on' | 'off';
+  readonly cpuLimit?: number;
+  readonly memoryLimit?: number;
 };
 
 /** Options that only one of the two uses of `tsvm run` has. */
 const OF_KERNELS = ['transport', 'console', 'cpu', 'hostAccess', 'port', 'vsock', 'rng', 'balloon', 'stats'];
 const OF_IMAGES = [
-  ...['interactive', 'tty', 'format', 'user', 'cloudInit', 'sshKey', 'name', 'keep', 'wait', 'jail'],
+  ...['interactive', 'tty', 'format', 'user', 'cloudInit', 'sshKey', 'name', 'keep', 'wait', 'jail', 'json'],
+  ...['cpuLimit', 'memoryLimit'],
 ];
 const AGENT_WAIT_S = 300;
 
@@ -167,6 +171,8 @@ function refuse(flags: RunFlags, keys: readonly string[], why: string): void {
 function imageFlags(flags: RunFlags): RunImageFlags {
   refuse(flags, OF_KERNELS, 'does not go together with an IMAGE');
   if (!flags.reboot) throw new UsageError('--no-reboot does not go together with an IMAGE');
+  if (flags.json && !flags.timings)
+    throw new UsageError('--json is about --timings', "see 'tsvm run --help'");
   const { initrd = [], disk = [], wait = AGENT_WAIT_S, ...rest } = flags;
   if (initrd.length > 1) throw new UsageError('--initrd is wanted once at most, with an IMAGE');
   if (disk.length > 1) throw new UsageError('--disk is wanted once at most, with an IMAGE');
@@ -202,6 +208,16 @@ export function addRun(program: Command, done: Done, start = startVm): void {
       '--wait <seconds>',
       `IMAGE: how long the guest may take to come up (default: ${AGENT_WAIT_S})`,
       wholeNumber(1, 86_400),
+    )
+    .option(
+      '--cpu-limit <n>',
+      "IMAGE: CPUs' worth of time that the VM's process may take",
+      argument(parseCpuTime),
+    )
+    .option(
+      '--memory-limit <size>',
+      "IMAGE: memory that the VM's process may take, with some 100M for tsvm itself",
+      argument(parseSize),
     )
     .addOption(jailOption('IMAGE: '))
     .option('--cloud-init <file>', "IMAGE: your file for the guest's cloud-init: #cloud-config, a script, …")
@@ -282,6 +298,7 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('--unpack-kernel', 'unpack a packed kernel on the host, once, and keep it', true)
     .option('--no-unpack-kernel', 'let the guest unpack its kernel itself')
     .option('--timings', 'tell on standard error what the time went into')
+    .option('--json', 'IMAGE: tell the timings as a JSON object, in milliseconds')
     .option(
       '--stats',
       "tell on standard error at the end of the guest's accesses to devices, and of its exits",

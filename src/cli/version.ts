@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import type { Command } from 'commander';
 
 import { EXIT } from './exit-codes.ts';
-import { packageVersion } from '../manager/package-version.ts';
+import { packageVersion } from '../kvm/package-version.ts';
 import { addVerb, type Done } from './verb.ts';
 
 const EXAMPLES = ['tsvm version', 'tsvm version --json'];

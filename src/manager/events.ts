@@ -32,6 +32,8 @@ const event = v.object({
     'killed',
     'set',
     'renamed',
+    'snapshot',
+    'restored',
     'deleted',
   ]),
   /** why, or to what; for people */

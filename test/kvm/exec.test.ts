@@ -151,6 +151,21 @@ test('a reader that is slow keeps the command waiting, and memory small', async 
   expect(most).toBeLessThan(50_000_000);
 });
 
+test('a reader that is slow gets all that was said by a command that has ended', async () => {
+  // What is on the way then has room on it; how much, depends on the system.
+  const sizes = [880_000, 940_000, 1_000_000];
+  const read = async (size: number): Promise<number> => {
+    let length = 0;
+    for await (const { bytes } of vm.exec('head', ['-c', String(size), '/dev/zero'])) {
+      // Longer than a command's last output is waited for.
+      if (length === 0) await sleep(4000);
+      length += bytes.length;
+    }
+    return length;
+  };
+  expect(await Promise.all(sizes.map(read))).toEqual(sizes);
+});
+
 test('output is kept to a limit, and that it was more is told', async () => {
   const { stdout, truncated } = await vm.exec('head', ['-c', '17000000', '/dev/zero']);
   expect([stdout.length, truncated]).toEqual([16 * 2 ** 20, true]);

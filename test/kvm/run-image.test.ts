@@ -99,6 +99,7 @@ test('a VM that cannot be started says why, and is gone', async () => {
 
 test.each([
   [['--port', 'a=b'], '--port does not go together with an IMAGE'],
+  [['--json'], '--json is about --timings'],
   [['--stats'], '--stats does not go together with an IMAGE'],
   [['--no-reboot'], '--no-reboot does not go together with an IMAGE'],
   [['--disk', 'other.raw'], '--disk, with an IMAGE, is the size of its disk'],

@@ -116,6 +116,9 @@ test('the console is typed at and waited for from outside', async () => {
   expect(late.stderr).toMatch(
     /has not come to 'login', not within 1 s; its console's last lines:\necho: ready/,
   );
+  // The prompt of a getty, and what the kernel wrote behind it.
+  await home.ok('send', 'web', 'Last login: today\nhost login: [  123.925465] kvm: ready');
+  await home.ok('wait', '--for', 'login', '--timeout', '20', 'web');
   const stopped = home.tsvm('wait', '--for', 'stopped', '--timeout', '20', 'web');
   await home.ok('stop', 'web');
   expect((await stopped).code).toBe(0);
@@ -144,7 +147,12 @@ test('memory and CPUs change with a restart, and the disk of a VM that runs grow
 
   await home.ok('restart', 'web');
   const [row] = JSON.parse(await home.ok('top', '--json')) as { name: string; memory: number }[];
-  expect(row).toMatchObject({ name: 'web', memory: 96 * 2 ** 20 });
+  // The guest has no drivers.
+  const idle = { read: 0, written: 0, received: 0, sent: 0 };
+  expect(row).toMatchObject({ name: 'web', memory: 96 * 2 ** 20, ...idle });
+  expect(await home.ok('top', '--once')).toMatch(
+    /^NAME +CPU% +MEMORY +RESIDENT +READ\/S +WRITE\/S .*\nweb +[\d.]+ +96 MiB /,
+  );
 });
 
 test('of 20 commands at once on one VM each ends, and the VM stays whole', async () => {

@@ -1,8 +1,12 @@
 /** Verbs that begin and end a VM's life. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
+import { SNAPSHOTS } from '../../manager/vms/files.ts';
 import type { StartOptions } from '../../manager/vms/lifecycle.ts';
+import type { VmStore } from '../../manager/vms/store.ts';
 import { jailOption, NAME_HELP, openStore } from './vms.ts';
 
 const TIMEOUT_HELP = 'how long the guest may take before it is forced';
@@ -12,8 +16,9 @@ const load = () => import('../../manager/vms/lifecycle.ts');
 
 /** `tsvm start`: boots a VM, in a process of its own. */
 export function addStart(program: Command, done: Done): void {
-  addVerb(program, 'start', 'start VMs', ['tsvm start web', 'tsvm start web db'])
+  addVerb(program, 'start', 'start VMs', ['tsvm start web', 'tsvm start web db', 'tsvm start --cold web'])
     .argument('<name...>', NAME_HELP)
+    .option('--cold', 'boot it, also where it was suspended: what ran then is lost')
     .addOption(jailOption())
     .action(async (names: readonly string[], flags: StartOptions) => {
       const { startVmProcess } = await load();
@@ -41,12 +46,20 @@ export function addStop(program: Command, done: Done): void {
       await Promise.all(
         names.map(async (name) => {
           const byItself = await stopVm(store, name, { timeout: timeout * 1000, force: force === true });
+          await tidy(store, name);
           if (!byItself && !force)
             process.stderr.write(`tsvm: '${name}' did not power off within ${timeout} s and was forced\n`);
         }),
       );
       done(EXIT.ok);
     });
+}
+
+/** Gives back what snapshots have left that were removed while the VM ran. */
+async function tidy(store: VmStore, name: string): Promise<void> {
+  if (!existsSync(join(store.folderOf(name), SNAPSHOTS))) return;
+  const { tidySnapshots } = await import('../../manager/snapshots/store.ts');
+  await tidySnapshots(store, name);
 }
 
 /** `tsvm restart`: stop and start. */

@@ -62,11 +62,19 @@ async function initStart(control: ControlClient): Promise<number | undefined> {
   }
 }
 
-/** One line. @param gone when the VM was gone, in milliseconds since 1970 */
-export function formatPhases(phases: Phases, gone: number): string {
-  const { create, vmm, kernel, init, agent, command, ended } = phases;
-  const shown = Object.entries({ create, vmm, kernel, init, agent, command, cleanup: gone - ended })
+/** By the names of the phases, in milliseconds. @param gone when the VM was gone, in milliseconds since 1970 */
+export function phaseTimes(
+  { create, vmm, kernel, init, agent, command, ended }: Phases,
+  gone: number,
+): Readonly<Record<string, number>> {
+  const times = Object.entries({ create, vmm, kernel, init, agent, command, cleanup: gone - ended })
     .filter((entry): entry is [string, number] => entry[1] !== undefined)
-    .map(([name, time]) => `${name} ${Math.round(time)} ms`);
+    .map(([name, time]) => [name, Math.round(time)] as const);
+  return Object.fromEntries(times);
+}
+
+/** One line. */
+export function formatPhases(times: Readonly<Record<string, number>>): string {
+  const shown = Object.entries(times).map(([name, time]) => `${name} ${time} ms`);
   return `tsvm: ${shown.join(', ')}\n`;
 }

@@ -9,7 +9,7 @@ import { ProgressLine } from '../progress-line.ts';
 import { SIGNALS } from '../signals.ts';
 import { onBase, type VmFlags } from './base.ts';
 import { type CommandFlags, runCommand, SHELL } from './exec.ts';
-import { bootPhases, formatPhases, type Phases } from './phases.ts';
+import { bootPhases, formatPhases, phaseTimes, type Phases } from './phases.ts';
 import { openStore } from './vms.ts';
 
 export type RunImageFlags = VmFlags &
@@ -22,6 +22,8 @@ export type RunImageFlags = VmFlags &
     /** for all of it, in seconds */
     readonly timeout?: number;
     readonly timings?: true;
+    /** the timings as JSON */
+    readonly json?: true;
   };
 
 /** A guest that is kept may take so long to power off, in milliseconds. */
@@ -110,7 +112,10 @@ async function inVm(
   } finally {
     await endOf(store, name, flags, signal);
     owner?.[Symbol.dispose]();
-    if (phases !== undefined) process.stderr.write(formatPhases(phases, now()));
+    if (phases !== undefined) {
+      const times = phaseTimes(phases, now());
+      process.stderr.write(flags.json ? `${JSON.stringify(times)}\n` : formatPhases(times));
+    }
   }
 }
 

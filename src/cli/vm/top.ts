@@ -45,7 +45,18 @@ export function addTop(program: Command, done: Done): void {
     });
 }
 
-type Row = { name: string; cpu: number; memory: number; resident: number; exits: number };
+/** Bytes are per second, exits too. */
+type Row = {
+  name: string;
+  cpu: number;
+  memory: number;
+  resident: number;
+  read: number;
+  written: number;
+  received: number;
+  sent: number;
+  exits: number;
+};
 
 async function look(store: VmStore): Promise<Sample[]> {
   const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
@@ -69,6 +80,8 @@ function rowOf({ name, at, metrics }: Sample, before: Sample | undefined): Row {
   const cpuOf = ({ cpuTime }: VmMetrics): number => cpuTime.user + cpuTime.system;
   const exitsOf = ({ exits }: VmMetrics): number =>
     Object.values(exits).reduce((sum, count) => sum + count, 0);
+  const sum = <T>(all: readonly T[], of: (each: T) => number): number =>
+    all.reduce((total, each) => total + of(each), 0);
   const rate = (of: (metrics: VmMetrics) => number): number =>
     before === undefined ? 0 : Math.max(0, of(metrics) - of(before.metrics)) / seconds;
   return {
@@ -76,18 +89,21 @@ function rowOf({ name, at, metrics }: Sample, before: Sample | undefined): Row {
     cpu: Number((100 * rate(cpuOf)).toFixed(1)),
     memory: metrics.memory.size,
     resident: metrics.memory.resident,
+    read: Math.round(rate(({ disks }) => sum(disks, ({ readBytes }) => readBytes))),
+    written: Math.round(rate(({ disks }) => sum(disks, ({ writtenBytes }) => writtenBytes))),
+    received: Math.round(rate(({ networks }) => sum(networks, ({ receivedBytes }) => receivedBytes))),
+    sent: Math.round(rate(({ networks }) => sum(networks, ({ sentBytes }) => sentBytes))),
     exits: Math.round(rate(exitsOf)),
   };
 }
 
 function tableOf(rows: readonly Row[]): string {
   return table(
-    ['NAME', 'CPU%', 'MEMORY', 'RESIDENT', 'EXITS/S'],
-    rows.map(({ name, cpu, memory, resident, exits }) => [
+    ['NAME', 'CPU%', 'MEMORY', 'RESIDENT', 'READ/S', 'WRITE/S', 'RX/S', 'TX/S', 'EXITS/S'],
+    rows.map(({ name, cpu, memory, resident, read, written, received, sent, exits }) => [
       name,
       cpu.toFixed(1),
-      formatSize(memory),
-      formatSize(resident),
+      ...[memory, resident, read, written, received, sent].map(formatSize),
       String(exits),
     ]),
   );

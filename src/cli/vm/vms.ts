@@ -20,3 +20,4 @@ export function jailOption(of = ''): Option {
 
 /** An argument of all verbs that are about one VM. */
 export const NAME_HELP = 'name of the VM';
+export const SNAPSHOT_HELP = 'name of the snapshot';

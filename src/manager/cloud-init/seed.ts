@@ -87,15 +87,19 @@ export function makeSeed(options: SeedOptions): Seed {
   for (const [name, content] of Object.entries(text))
     if (content !== undefined) files[name] = Buffer.from(content);
   if (userData !== undefined) files['user-data'] = userData.content;
+  return { instanceId, disk: seedDisk(instanceId, files), files };
+}
+
+/** Bytes of a disk with these files. @throws CloudInitError where they are too large for it */
+export function seedDisk(instanceId: string, files: Seed['files']): Uint8Array {
   const size = Object.values(files).reduce((sum, { length }) => sum + length + 512, 0);
   check(size <= FAT_CAPACITY, 'all of it together is too large for the disk of cloud-init');
   const serial = createHash('sha256').update(instanceId).digest().readUInt32LE();
-  const disk = fatVolume(
+  return fatVolume(
     LABEL,
     serial,
     Object.entries(files).map(([name, content]) => ({ name, content })),
   );
-  return { instanceId, disk, files };
 }
 
 function vendorData(options: SeedOptions): string {

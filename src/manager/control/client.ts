@@ -6,10 +6,13 @@ import { encodeFrame, FRAME, STREAM_PATH, STREAM_PROTOCOL } from './frames.ts';
 import {
   errorAnswer,
   execAnswer,
+  snapshotAnswer,
   vmDescription,
   vmMetrics,
   type ExecAnswer,
   type ExecRequest,
+  type SnapshotAnswer,
+  type SnapshotRequest,
   type StreamRequestInput,
   type VmDescription,
   type VmMetrics,
@@ -66,6 +69,14 @@ export class ControlClient {
   /** Returns at once: the end of the process is the end of the VM. */
   stop(mode: 'request' | 'force'): Promise<void> {
     return this.#tell('/v1/stop', { mode });
+  }
+
+  /** Takes a snapshot into a folder of the VM's, however long that takes. */
+  snapshot(request: SnapshotRequest, signal?: AbortSignal): Promise<SnapshotAnswer> {
+    return this.#call('POST', '/v1/snapshot', snapshotAnswer, request, {
+      timeout: Infinity,
+      ...(signal && { signal }),
+    });
   }
 
   /** The last lines of the console. */

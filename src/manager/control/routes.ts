@@ -8,9 +8,12 @@ import {
   execRequest,
   resizeRequest,
   sendRequest,
+  snapshotRequest,
   stopRequest,
   waitAgentRequest,
   type ExecAnswer,
+  type SnapshotAnswer,
+  type SnapshotRequest,
   type VmDescription,
   type VmMetrics,
 } from './types.ts';
@@ -23,8 +26,12 @@ export type ControlledVm = {
   readonly metrics: () => VmMetrics;
   /** Runs a command whose standard streams go over this connection, see frames.ts. */
   readonly stream: (client: Duplex, head: Buffer) => void;
+  /** Resolves when a guest that goes on from a snapshot has been told what it cannot know: the time, and who it is. */
+  readonly woken: Promise<void>;
   /** Notes that the guest agent has answered. */
   readonly agentReady: () => void;
+  /** Takes a snapshot into a folder; on a failure all is as before. */
+  readonly snapshot?: (request: SnapshotRequest) => Promise<SnapshotAnswer>;
   /** Notes that it was paused or goes on. */
   readonly paused: (paused: boolean) => void;
   /** Asks the guest to power off, or ends the VM. Returns at once. */
@@ -60,6 +67,11 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
   { method: 'POST', path: '/v1/power-button', handle: ({ vm }) => vm.powerButton() },
   { method: 'POST', path: '/v1/ctrl-alt-del', handle: ({ vm }) => vm.ctrlAltDel() },
   withBody('POST', '/v1/stop', stopRequest, ({ stop }: ControlledVm, { mode }) => stop(mode)),
+  withBody('POST', '/v1/snapshot', snapshotRequest, ({ snapshot }: ControlledVm, request) => {
+    if (snapshot === undefined)
+      throw new HttpError(501, 'ENOSYS', 'snapshots of a VM that runs are not to be had');
+    return snapshot(request);
+  }),
   {
     method: 'GET',
     path: '/v1/console',
@@ -92,12 +104,13 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     'POST',
     '/v1/agent/wait',
     waitAgentRequest,
-    async ({ agent, agentReady }: ControlledVm, { timeout }, { signal }) => {
+    async ({ agent, agentReady, woken }: ControlledVm, { timeout }, { signal }) => {
       const end = performance.now() + timeout;
       for (;;) {
         const left = end - performance.now();
         try {
           await agent.waitUntilReady({ timeout: Math.max(1, Math.min(left, READY_STEP)) });
+          await Promise.race([woken, aborted(signal)]);
           agentReady();
           return;
         } catch (error) {

@@ -1,4 +1,5 @@
 import { createServer, type Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { listenOnUnixSocket } from '../../vmm/unix-listener.ts';
 import { STREAM_PATH, STREAM_PROTOCOL } from './frames.ts';
 import { answer } from './http.ts';
@@ -11,6 +12,8 @@ const MAX_CLIENTS = 128;
 /** The control API of one VM on a unix socket, for its owner alone. */
 export class ControlServer {
   readonly #server: Server;
+  /** also those that are no longer HTTP, of which the server knows only that they are there */
+  readonly #clients = new Set<Socket>();
 
   /** @param path at most 107 bytes; nobody listens there */
   static async listen(path: string, vm: ControlledVm): Promise<ControlServer> {
@@ -21,7 +24,8 @@ export class ControlServer {
       // Nobody else hears of its end from here on.
       socket.on('error', () => undefined);
       if (message.url !== STREAM_PATH || message.headers.upgrade !== STREAM_PROTOCOL) {
-        socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+        // Nobody reads it any more, so its client's end would not be seen.
+        socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n', () => socket.destroy());
         return;
       }
       socket.write(
@@ -40,13 +44,19 @@ export class ControlServer {
 
   private constructor(server: Server) {
     this.#server = server;
+    server.on('connection', (client) => {
+      this.#clients.add(client);
+      client.once('close', () => this.#clients.delete(client));
+    });
   }
 
   /** Lets the requests that are under way end, for a moment, and removes the socket. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeIdleConnections();
-    const cut = setTimeout(() => this.#server.closeAllConnections(), 500);
+    const cut = setTimeout(() => {
+      for (const client of this.#clients) client.destroy();
+    }, 500);
     await closed;
     clearTimeout(cut);
   }

@@ -43,6 +43,19 @@ export const vmMetrics = v.object({
   devices: v.array(
     v.object({ device: v.string(), reads: v.number(), writes: v.number(), waits: v.number() }),
   ),
+  /** requests of each disk that were done since the last boot, and their bytes */
+  disks: v.array(
+    v.object({ reads: v.number(), readBytes: v.number(), writes: v.number(), writtenBytes: v.number() }),
+  ),
+  /** frames of each network card since the VM was started, and their bytes */
+  networks: v.array(
+    v.object({
+      receivedFrames: v.number(),
+      receivedBytes: v.number(),
+      sentFrames: v.number(),
+      sentBytes: v.number(),
+    }),
+  ),
   memory: v.object({
     /** bytes that the guest has been given */
     size: v.number(),
@@ -114,6 +127,35 @@ export const waitAgentRequest = v.strictObject({
   /** milliseconds */
   timeout: v.optional(v.pipe(v.number(), v.minValue(1)), 60_000),
 });
+
+export const snapshotRequest = v.strictObject({
+  /** that is there and empty: of a snapshot that is being made, or what the VM is to go on from; in the VM's folder */
+  folder: v.pipe(v.string(), v.regex(/^(snapshots\/\.new-[a-z0-9-]{1,100}|resume)$/)),
+  /** or disks only */
+  memory: v.boolean(),
+  /** the guest runs on until the last of its memory is left */
+  live: v.boolean(),
+  /** its file systems are frozen at that moment, by its agent */
+  quiesce: v.boolean(),
+  /** what each disk has goes to this layer, and the disk goes on as an overlay over it */
+  layers: v.array(
+    v.strictObject({
+      disk: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(25)),
+      layer: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
+    }),
+  ),
+  /** the VM ends with it */
+  stop: v.boolean(),
+});
+export type SnapshotRequest = v.InferOutput<typeof snapshotRequest>;
+
+export const snapshotAnswer = v.object({
+  /** how long the guest stood still, in milliseconds */
+  stopMs: v.number(),
+  /** that were written for its memory, in bytes */
+  memoryBytes: v.number(),
+});
+export type SnapshotAnswer = v.InferOutput<typeof snapshotAnswer>;
 
 const failure = v.object({
   error: v.object({ code: v.string(), message: v.string(), hint: v.optional(v.string()) }),

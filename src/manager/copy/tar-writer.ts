@@ -14,6 +14,9 @@ export type NewTarEntry = {
   readonly size: number;
 };
 
+/** Where the entries of sparse files are for who does not know such files. */
+export const SPARSE_FOLDER = 'GNUSparseFile.0/';
+
 /** Ends an archive. */
 export const TAR_END = Buffer.alloc(2 * BLOCK);
 
@@ -34,6 +37,47 @@ export function tarHeader({ type, path, target, mode, mtime, size }: NewTarEntry
     }),
   );
   return Buffer.concat(blocks);
+}
+
+export type SparseTarEntry = Pick<NewTarEntry, 'path' | 'mode' | 'mtime'> & {
+  /** of what is stored: map and extents */
+  readonly size: number;
+  /** of the file */
+  readonly realSize: number;
+};
+
+/** The header of a sparse file ("Storing Sparse Files" of GNU tar's manual, PAX format 1.0). */
+export function sparseHeader({ path, mode, mtime, size, realSize }: SparseTarEntry): Buffer {
+  const records = Buffer.from(
+    [
+      paxRecord('GNU.sparse.major', '1'),
+      paxRecord('GNU.sparse.minor', '0'),
+      paxRecord('GNU.sparse.name', path),
+      paxRecord('GNU.sparse.realsize', String(realSize)),
+    ].join(''),
+  );
+  const pax = {
+    type: 'ExtendedHeader',
+    path: `PaxHeaders/${path}`,
+    mode: 0o644,
+    mtime,
+    size: records.length,
+  } as const;
+  return Buffer.concat([
+    encode(pax),
+    records,
+    tarPadding(records.length),
+    encode({ type: 'File', path: SPARSE_FOLDER + path, mode: mode & 0o7777, mtime, size }),
+  ]);
+}
+
+/** `LENGTH KEY=VALUE`, where the length counts itself (POSIX, pax, "pax Extended Header"). */
+function paxRecord(key: string, value: string): string {
+  const rest = ` ${key}=${value}\n`;
+  const length = Buffer.byteLength(rest);
+  let digits = String(length).length;
+  while (String(length + digits).length > digits) digits++;
+  return `${length + digits}${rest}`;
 }
 
 /** What follows `size` bytes of content. */

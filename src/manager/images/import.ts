@@ -1,14 +1,13 @@
 /** Images of files that the user has. */
 import { randomUUID } from 'node:crypto';
-import { constants } from 'node:fs';
-import { copyFile, open, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
+import { rm, stat, truncate } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 
-import { nextData, nextHole } from '../../kvm/host-file.ts';
 import { whileLocked } from '../../storage/file-lock.ts';
 import { looksLikeQcow2 } from '../../storage/open.ts';
 import { withLock } from '../lock.ts';
 import { privateFolder, type ManagerPaths } from '../paths.ts';
+import { copySparsely } from '../sparse-copy.ts';
 import { checkDisk } from './disk-format.ts';
 import { ImageError, systemCode } from './errors.ts';
 import { checkName, imageId } from './names.ts';
@@ -38,7 +37,6 @@ export type ImportOptions = {
 
 /** A kernel or an initrd has some 10 to 100 MiB. */
 const BOOT_FILE_LIMIT = 2 ** 30;
-const PIECE = 2 ** 20;
 const SECTOR = 512;
 
 /**
@@ -140,59 +138,10 @@ async function copySparse(
   onProgress: ((share: number) => void) | undefined,
 ): Promise<void> {
   try {
-    if (await cloned(from, to)) return;
-    const source = await open(from, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      const target = await open(to, 'wx', 0o600);
-      try {
-        await copyData(source, target, onProgress);
-        await target.sync();
-      } finally {
-        await target.close();
-      }
-    } finally {
-      await source.close();
-    }
+    await copySparsely(from, to, onProgress);
   } catch (error) {
     throw copyError(from, error);
   }
-}
-
-/** Btrfs and XFS let two files share their blocks until one of them changes. */
-async function cloned(from: string, to: string): Promise<boolean> {
-  try {
-    await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE);
-    const file = await open(to, 'r');
-    await file.sync().finally(() => file.close());
-    return true;
-  } catch {
-    await rm(to, { force: true });
-    return false;
-  }
-}
-
-async function copyData(
-  source: FileHandle,
-  target: FileHandle,
-  onProgress: ((share: number) => void) | undefined,
-): Promise<void> {
-  const { size } = await source.stat();
-  await target.truncate(size);
-  const buffer = Buffer.alloc(PIECE);
-  for (let at = 0; at < size;) {
-    const start = nextData(source.fd, at);
-    if (start === undefined || start >= size) break;
-    const end = Math.min(nextHole(source.fd, start) ?? size, size);
-    for (at = start; at < end;) {
-      const { bytesRead } = await source.read(buffer, 0, Math.min(PIECE, end - at), at);
-      if (bytesRead === 0) throw new ImageError('EIO', 'the file has become shorter while it was read');
-      for (let done = 0; done < bytesRead;)
-        done += (await target.write(buffer, done, bytesRead - done, at + done)).bytesWritten;
-      at += bytesRead;
-      onProgress?.(at / size);
-    }
-  }
-  onProgress?.(1);
 }
 
 function copyError(file: string, error: unknown): unknown {

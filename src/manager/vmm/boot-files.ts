@@ -1,5 +1,6 @@
 import { withGuestDisk } from '../../storage/guest-fs/guest-disk.ts';
 import { extractBoot } from '../images/boot/extract.ts';
+import { withConsole } from '../vms/command-line.ts';
 import type { VmSettings } from '../vms/settings.ts';
 
 /** What a VM boots. Paths may be relative to its folder. */
@@ -38,13 +39,4 @@ export async function bootFilesOf({ boot, disks, vm }: VmSettings): Promise<Boot
       ...(found.wasCached ? [] : [`its kernel was copied to ${FOLDER}/`]),
     ],
   };
-}
-
-/** The console that the VM has must be among those that the kernel has; the last one becomes /dev/console. */
-function withConsole(line: string, console: VmSettings['vm']['console']): string {
-  const name = console === 'serial' ? 'ttyS0' : console;
-  const words = line.split(' ');
-  return words.some((word) => word === `console=${name}` || word.startsWith(`console=${name},`))
-    ? line
-    : `${line} console=${name}`.trimStart();
 }

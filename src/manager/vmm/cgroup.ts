@@ -9,6 +9,9 @@ export type Limits = {
   readonly memory?: number | undefined;
 };
 
+/** As {@link Limits}; null: no limit any more */
+export type ChangedLimits = { readonly [Kind in keyof Limits]: Limits[Kind] | null };
+
 /** A limit that was asked for cannot be had. */
 export class LimitError extends Error {
   override readonly name = 'LimitError';
@@ -27,10 +30,7 @@ const PERIOD = 100_000;
  * @throws LimitError
  */
 export function enterLimits(name: string, { cpu, memory }: Limits): string | undefined {
-  const files = [
-    ...(cpu === undefined ? [] : [['cpu.max', `${Math.round(cpu * PERIOD)} ${PERIOD}`] as const]),
-    ...(memory === undefined ? [] : [['memory.max', String(memory)] as const]),
-  ];
+  const files = filesOf({ cpu, memory });
   if (files.length === 0) return undefined;
   const wanted = files.map(([file]) => file.slice(0, file.indexOf('.')));
   const reasons: string[] = [];
@@ -55,6 +55,32 @@ export function enterLimits(name: string, { cpu, memory }: Limits): string | und
   throw new LimitError(
     `limits of CPU and memory cannot be had: ${reasons[0] ?? 'this host has no cgroup v2 (cgroup2 is mounted nowhere)'}`,
   );
+}
+
+/**
+ * Changes limits of a process while it runs.
+ * @param group as {@link enterLimits} returned it
+ * @param limits null: none any more; undefined: as it is
+ * @returns false where they cannot be changed: it has no group, or one without this kind of limit
+ */
+export function changeLimits(group: string | undefined, limits: ChangedLimits): boolean {
+  const files = filesOf(limits);
+  if (files.length === 0) return true;
+  if (group === undefined) return false;
+  try {
+    for (const [file, value] of files) writeFileSync(join(group, file), value, { flag: 'r+' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function filesOf({ cpu, memory }: ChangedLimits): (readonly [file: string, value: string])[] {
+  const quota = cpu === null || cpu === undefined ? 'max' : String(Math.round(cpu * PERIOD));
+  return [
+    ...(cpu === undefined ? [] : [['cpu.max', `${quota} ${PERIOD}`] as const]),
+    ...(memory === undefined ? [] : [['memory.max', String(memory ?? 'max')] as const]),
+  ];
 }
 
 /** Removes the group of a process that has ended. One that is gone, or in use, is left alone. */

@@ -84,7 +84,7 @@ async function run(
       ...(request.env !== undefined && { env: request.env }),
       ...(request.timeout !== undefined && { timeout: request.timeout }),
     });
-    await lastOutput(slot);
+    await lastOutput(slot, client, signal);
     // Where the ports could not be opened, the shell has told the agent.
     if (said === 0 && stderr.length > 0) client.write(encodeFrame(FRAME.stderr, stderr));
     return { exitCode: exitCode ?? null, signal: killed ?? null };
@@ -104,12 +104,22 @@ function argumentsOf({ guestPath }: ExecSlot, { command, args, stdin, terminal }
   return ['-c', `${streams} && ${script}`, 'sh', line];
 }
 
-/** The command has ended; what it said last may still be on its way. */
-async function lastOutput(slot: ExecSlot): Promise<void> {
-  const end = performance.now() + LAST_OUTPUT;
-  while (slot.guestOpen() && performance.now() < end) await sleep(5);
-  while ((slot.stdout.readableLength > 0 || slot.stderr.readableLength > 0) && performance.now() < end)
+/**
+ * The command has ended; what it said last may still be on its way. Some other process of the guest may have its streams
+ * and say more, which is not waited for; a client that reads slowly is.
+ */
+async function lastOutput(slot: ExecSlot, client: Duplex, signal: AbortSignal): Promise<void> {
+  let left = LAST_OUTPUT;
+  let last = performance.now();
+  while (left > 0 && !signal.aborted) {
+    const isHeld = client.writableNeedDrain;
+    const isThere = slot.stdout.readableLength > 0 || slot.stderr.readableLength > 0;
+    if (!slot.guestOpen() && !isThere && !isHeld) return;
     await sleep(5);
+    const now = performance.now();
+    if (!isHeld) left -= now - last;
+    last = now;
+  }
 }
 
 /** Frames of the client: the request, then standard input. */

@@ -1,22 +1,31 @@
 /** The process of one running VM: started detached by a command, it lives until the VM ends. */
-import { mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { lockOpenFile } from '../../storage/file-lock.ts';
 import { openKernel } from '../../boot/kernel-file.ts';
 import { Networks } from '../../vmm/networks.ts';
 import { startVm } from '../../vmm/vm.ts';
-import type { RunningVm, VmExit } from '../../vmm/types.ts';
+import type { QueueTraffic } from '../../vmm/network-types.ts';
+import { STATE_FILE } from '../../vmm/snapshot/state-file.ts';
+import type { RunningVm, SnapshotOptions, SnapshotResult, VmExit } from '../../vmm/types.ts';
 import { AgentClient } from '../agent/client.ts';
 import { AGENT_PORT } from '../agent/port.ts';
 import { ControlServer } from '../control/server.ts';
 import type { ControlledVm } from '../control/routes.ts';
-import { AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET, type VmDescription } from '../control/types.ts';
+import {
+  AGENT_SOCKET,
+  CONSOLE_SOCKET,
+  CONTROL_SOCKET,
+  type VmDescription,
+  type VmMetrics,
+} from '../control/types.ts';
 import { journalBeside, type EventJournal } from '../events.ts';
 import { mountShares } from '../shares/mount.ts';
-import { packageVersion } from '../package-version.ts';
+import { packageVersion } from '../../kvm/package-version.ts';
 import type { StartOptions } from '../vms/lifecycle.ts';
 import { parseVmIni } from '../vms/vm-ini.ts';
-import { VM_INI } from '../vms/files.ts';
+import { BASE, layerFile, RESUME, VM_INI } from '../vms/files.ts';
 import { CRASHES } from '../vms/store.ts';
 import { bootFilesOf } from './boot-files.ts';
 import { enterLimits } from './cgroup.ts';
@@ -26,8 +35,10 @@ import { serveExec } from './exec-stream.ts';
 import { enterJail } from './jail.ts';
 import { describeJail } from './jail-report.ts';
 import { jailPaths } from './jail-paths.ts';
+import { readIdentity } from './identity.ts';
 import { PROCESS_LOCK, writeRecord, type ProcessRecord } from './record.ts';
 import type { Tie } from './tie.ts';
+import { wake } from './wake.ts';
 import { networkOptionsOf, vmOptionsOf } from './vm-options.ts';
 
 /** each of console and messages, in bytes */
@@ -84,9 +95,9 @@ export async function runVmProcess(
     // What others have to be asked for, and the kernel's place in a cache of all VMs, come before the jail. All that
     // reads files of the guest's until then is TypeScript.
     const networks = await Networks.open({
-      networks: networkOptionsOf(settings.network),
+      networks: networkOptionsOf(settings.network, name),
       disks: [],
-      identity: name,
+      identity: settings.vm.identity ?? name,
       keepers: jailed,
       log,
     });
@@ -102,11 +113,18 @@ export async function runVmProcess(
     log(jail === 'off' ? 'jail: off' : `jail: ${describeJail(jail)}`);
     life = { ...life, jail };
     writeRecord('.', life);
-    const vm = await startVm(options, opened);
+    const resuming = existsSync(join(RESUME, STATE_FILE));
+    // Names of memory files of an earlier life.
+    rmSync(BASE, { recursive: true, force: true });
+    // Others may go on, or have gone on, from the same: the guest is not to draw the same random numbers as they.
+    const restore = { folder: RESUME, keep: BASE, generation: randomUUID() };
+    const vm = await startVm({ ...options, ...(resuming && { restore }) }, opened);
+    // From here on it goes another way: it cannot go on from there twice.
+    if (resuming) rmSync(RESUME, { recursive: true, force: true });
     consoleLog.write(vm.console.tail());
     vm.console.onData((bytes) => consoleLog.write(bytes));
     if (vm.note !== undefined) log(vm.note);
-    log(`started: ${options.kernel}`);
+    log(resuming ? 'goes on from where it was' : `started: ${options.kernel}`);
 
     const process_ = new VmProcess(
       folder,
@@ -118,6 +136,7 @@ export async function runVmProcess(
       events,
     );
     void tie?.lost.then(() => process_.stop('force'));
+    process_.woken = wake(process_.agent, { resuming, identity: readIdentity(), log, exited: vm.exited });
     mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
@@ -132,8 +151,8 @@ export async function runVmProcess(
     clearInterval(agentUp);
     events.add(name, CRASHES.has(exit.reason) ? 'crashed' : 'stopped', exit.message);
     log(`ended: ${exit.reason}: ${exit.message}${exit.report === undefined ? '' : `\n${exit.report}`}`);
-    await Promise.all([control.close(), console.close(), process_.agent[Symbol.asyncDispose]()]);
     writeRecord('.', { ...life, end: { at: Date.now(), ...exit } });
+    await Promise.all([control.close(), console.close(), process_.agent[Symbol.asyncDispose]()]);
     return exit;
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
@@ -142,14 +161,19 @@ export async function runVmProcess(
     throw error;
   } finally {
     rmSync('run', { recursive: true, force: true });
+    rmSync(BASE, { recursive: true, force: true });
     messages.close();
     consoleLog.close();
   }
 }
 
+/** The guest's agent is asked to power off, too, after so many milliseconds. */
+const BUTTON_ALONE = 3000;
+
 class VmProcess implements ControlledVm {
   readonly vm: RunningVm;
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
+  woken: Promise<void> = Promise.resolve();
   readonly #about: Omit<VmDescription, 'state' | 'boot'>;
   #agentReadyAt: number | undefined;
   readonly #events: EventJournal;
@@ -197,6 +221,8 @@ class VmProcess implements ControlledVm {
     return {
       exits: Object.fromEntries(this.vm.exitCounts()),
       devices: this.vm.accessCounts().map((count) => ({ ...count })),
+      disks: [...this.vm.disks],
+      networks: this.vm.networks.map(({ queues }) => trafficOf(queues)),
       memory: {
         size: this.#about.memory,
         resident: process.memoryUsage.rss(),
@@ -215,6 +241,34 @@ class VmProcess implements ControlledVm {
     if (this.#state !== 'stopping') this.#state = paused ? 'paused' : 'running';
   };
 
+  readonly snapshot: NonNullable<ControlledVm['snapshot']> = async (request) => {
+    const { folder, memory, live, quiesce, layers, stop } = request;
+    const options = {
+      folder,
+      memory,
+      live: live && !stop,
+      stop,
+      layers: layers.map(({ disk, layer }) => ({ disk, path: layerFile(layer) })),
+    };
+    if (!quiesce) return this.#snapshot(options);
+    await this.agent.freeze();
+    try {
+      return await this.#snapshot(options);
+    } finally {
+      // One that has been saved is thawed when it goes on (wake.ts).
+      if (!stop) await this.agent.thaw();
+    }
+  };
+
+  async #snapshot(options: SnapshotOptions): Promise<SnapshotResult> {
+    const result = await this.vm.snapshot(options);
+    if (options.stop === true) {
+      this.#state = 'stopping';
+      void this.vm.stop();
+    }
+    return result;
+  }
+
   readonly stop = (mode: 'request' | 'force'): void => {
     const wasPaused = this.#state === 'paused';
     this.#state = 'stopping';
@@ -225,5 +279,20 @@ class VmProcess implements ControlledVm {
     // A guest that stands still hears nothing.
     if (wasPaused) void this.vm.resume();
     this.vm.powerButton();
+    // Nobody may listen for the button in the guest.
+    if (this.#agentReadyAt === undefined) return;
+    setTimeout(() => void this.agent.shutdown().catch(() => undefined), BUTTON_ALONE).unref();
+  };
+}
+
+/** Of all queues of a card. */
+function trafficOf(queues: readonly QueueTraffic[]): VmMetrics['networks'][number] {
+  const sum = (of: (queue: QueueTraffic) => number): number =>
+    queues.reduce((total, queue) => total + of(queue), 0);
+  return {
+    receivedFrames: sum(({ receivedFrames }) => receivedFrames),
+    receivedBytes: sum(({ receivedBytes }) => receivedBytes),
+    sentFrames: sum(({ sentFrames }) => sentFrames),
+    sentBytes: sum(({ sentBytes }) => sentBytes),
   };
 }

@@ -9,18 +9,29 @@ import type { VmSettings } from '../vms/settings.ts';
 
 /** What a VM's process adds to its settings. */
 export type ProcessOptions = {
-  /** of the VM; its MAC addresses are made of it */
+  /** of the VM; its MAC addresses are made of it, unless its settings have another identity */
   readonly name: string;
   /** for the guest agent */
   readonly port: PortOptions;
   readonly log: (line: string) => void;
 };
 
-export function networkOptionsOf({ cards, publish, hostAccess }: VmSettings['network']): NetworkOptions[] {
-  return networksOf(cards.map(parseNet), {
+/** @param name of the VM: what networks of VMs call it, unless its settings say another thing */
+export function networkOptionsOf(
+  { cards, publish, hostAccess }: VmSettings['network'],
+  name: string,
+): NetworkOptions[] {
+  const networks = networksOf(cards.map(parseNet), {
     forwards: publish.map(parseForward),
     ...(hostAccess && { hostAccess: true }),
   });
+  const isFirst = (network: string, index: number): boolean =>
+    networks.findIndex((other) => other.kind === 'vmnet' && other.network === network) === index;
+  return networks.map((each, index) =>
+    each.kind === 'vmnet' && each.name === undefined && isFirst(each.network, index)
+      ? { ...each, name }
+      : each,
+  );
 }
 
 /** Options of a VM by its settings; paths stay relative to its folder. */
@@ -39,8 +50,8 @@ export function vmOptionsOf(
     console: vm.console,
     transport: vm.transport,
     rng: true,
-    identity: name,
-    networks: networkOptionsOf(network),
+    identity: vm.identity ?? name,
+    networks: networkOptionsOf(network, name),
     ...(shares.length > 0 && { shares: shares.map(parseShare) }),
     ...(vm.balloon && { balloon: {} }),
     ports: [port, ...execPorts],

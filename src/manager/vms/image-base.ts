@@ -4,6 +4,7 @@ import type { StoredImage } from '../images/record.ts';
 import { getImage, IMAGES_LOCK } from '../images/store.ts';
 import { withLock } from '../lock.ts';
 import type { ManagerPaths } from '../paths.ts';
+import { withConsole } from './command-line.ts';
 import type { NewVm } from './create.ts';
 
 export type ImageBase = Omit<NewVm, 'name' | 'seed'> & { readonly seed: NonNullable<NewVm['seed']> };
@@ -28,7 +29,8 @@ export async function onImage<T>(
       image: own,
       ...(kernel !== undefined && { kernel }),
       ...(initrd !== undefined && { initrd }),
-      ...(cmdline !== undefined && { cmdline }),
+      // An image says where its root file system is, and knows nothing of consoles.
+      ...(cmdline !== undefined && { cmdline: withConsole(cmdline, 'serial') }),
       ...(user !== undefined && { user }),
       // Images of the catalogue are made for clouds.
       seed: { agent: agent === 'included' ? 'start' : 'install' },

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
@@ -9,17 +9,25 @@ import * as v from 'valibot';
 import { packageRoot } from '../../kvm/package-root.ts';
 import { ControlClient } from '../control/client.ts';
 import { CONSOLE_SOCKET, CONTROL_SOCKET } from '../control/types.ts';
-import { FileLocks } from '../../storage/file-lock.ts';
+import { discardSuspended, recover } from '../snapshots/recover.ts';
 import { removeGroup } from '../vmm/cgroup.ts';
 import { readRecord, writeRecord } from '../vmm/record.ts';
 import { TIE_FD } from '../vmm/tie.ts';
+import { whileVmLocked } from './folder-lock.ts';
 import { processOf, VmStoreError, type VmStore } from './store.ts';
 
-/** A VM's process has to be up within this time; the guest boots after that. In milliseconds. */
-const START_LIMIT = 120_000;
-const POLL_MS = 25;
+/** A VM's process has to be up within this time, on however slow a host; the guest boots after that. In milliseconds. */
+const START_LIMIT = 300_000;
+/** what a VM's process says where its log is not open yet, or no more */
+const PROCESS_OUTPUT = 'process.out';
+/** How often it is looked whether a VM has ended, in milliseconds: less and less, as it takes CPU time from its end. */
+const FIRST_POLL = 10;
+const LAST_POLL = 200;
 /** After SIGKILL the kernel has to free the guest's memory. */
 const KILL_LIMIT = 60_000;
+
+/** What the VMM says of a state that it cannot go on from. */
+const SNAPSHOT_CODES: ReadonlySet<string> = new Set(['EDAMAGED', 'EVERSION', 'EFOREIGN', 'EHOST']);
 
 /** What a process says when it is up, or that it is not. One line of JSON on its descriptor 3. */
 export const startReport = v.union([
@@ -65,6 +73,8 @@ export class VmConnection implements Disposable {
 export type StartOptions = {
   /** default: as its settings have it */
   readonly jail?: 'on' | 'off';
+  /** what a suspended VM would go on from is discarded: it boots. Default false */
+  readonly cold?: boolean;
   /** the VM ends when this process does, however that comes; default false */
   readonly tied?: boolean;
 };
@@ -79,16 +89,17 @@ export async function startVmProcess(
   options: StartOptions = {},
 ): Promise<void> {
   const folder = store.folderOf(name);
-  const lock = new FileLocks([[lockFile(folder), 'write']]);
-  try {
+  await whileVmLocked(folder, async () => {
     if (store.status(name).state === 'running')
       throw new VmStoreError('ERUNNING', `the VM '${name}' is running already`);
+    recover(folder);
+    if (options.cold === true) discardSuspended(folder);
     // Who was killed by somebody else could not say so.
     const before = readRecord(folder);
     if (before !== undefined && before.end === undefined)
       store.events?.add(name, 'crashed', 'its process was killed');
     dropGroup(folder);
-    const output = openSync(join(folder, 'process.out'), 'w', 0o600);
+    const output = openSync(join(folder, PROCESS_OUTPUT), 'w', 0o600);
     let child: ChildProcess;
     try {
       const { jail, tied = false } = options;
@@ -103,18 +114,22 @@ export async function startVmProcess(
     } finally {
       closeSync(output);
     }
-    await reported(child, name);
+    await reported(child, folder, name);
     child.unref();
     // Held until this process ends; what has it open must not keep it alive.
     if (options.tied === true) (child.stdio[TIE_FD] as Socket).unref();
-  } finally {
-    lock.release();
-  }
+  });
 }
 
-async function reported(child: ChildProcess, name: string): Promise<void> {
+async function reported(child: ChildProcess, folder: string, name: string): Promise<void> {
   const pipe = child.stdio[REPORT_FD] as Readable;
-  const limit = setTimeout(() => child.kill('SIGKILL'), START_LIMIT);
+  const log = join(folder, 'log', 'tsvm.log');
+  const logged = statSync(log, { throwIfNoEntry: false })?.size ?? 0;
+  const limited = new AbortController();
+  const limit = setTimeout(() => {
+    limited.abort();
+    child.kill('SIGKILL');
+  }, START_LIMIT);
   try {
     let text = '';
     const failed = new Promise<never>((_, reject) => child.once('error', reject));
@@ -126,19 +141,40 @@ async function reported(child: ChildProcess, name: string): Promise<void> {
     if (!text.includes('"ready"') && child.exitCode === null && child.signalCode === null)
       await once(child, 'exit');
     const result = v.safeParse(v.pipe(v.string(), v.parseJson(), startReport), text);
-    if (!result.success)
+    if (!result.success) {
+      const ending = child.signalCode ?? `status ${child.exitCode}`;
+      const what = limited.signal.aborted
+        ? `the VM '${name}' did not run within ${START_LIMIT / 1000} s`
+        : `the process of the VM '${name}' ended before the VM ran: ${ending}`;
+      const said = lastLine(join(folder, PROCESS_OUTPUT), 0) ?? lastLine(log, logged);
       throw new VmStoreError(
         'ESTART',
-        `the process of the VM '${name}' ended before the VM ran`,
-        `\`tsvm logs --process ${name}\` may tell why`,
+        said === undefined ? what : `${what}; the last it said: ${said}`,
+        `\`tsvm logs --process ${name}\` has what it said before`,
       );
+    }
     if ('error' in result.output) {
-      const { message, hint, code } = result.output.error;
-      throw new VmStoreError(code ?? 'ESTART', `the VM '${name}' cannot be started: ${message}`, hint);
+      const { message, hint, code = 'ESTART' } = result.output.error;
+      const cold = `\`tsvm start --cold ${name}\` discards what it was and boots it`;
+      const ways = [hint, SNAPSHOT_CODES.has(code) ? cold : undefined].filter((each) => each !== undefined);
+      throw new VmStoreError(
+        code,
+        `the VM '${name}' cannot be started: ${message}`,
+        ways.length === 0 ? undefined : ways.join('; or '),
+      );
     }
   } finally {
     clearTimeout(limit);
     pipe.destroy();
+  }
+}
+
+/** The last line of a file that was written behind so many bytes. */
+function lastLine(path: string, from: number): string | undefined {
+  try {
+    return /[^\n]+$/.exec(readFileSync(path).subarray(from).toString().trimEnd())?.[0];
+  } catch {
+    return undefined;
   }
 }
 
@@ -192,16 +228,11 @@ function dropGroup(folder: string): void {
 /** Waits until a VM does not run. @returns false where `timeout` milliseconds have passed */
 export async function ended(store: VmStore, name: string, timeout: number): Promise<boolean> {
   const end = performance.now() + timeout;
-  while (store.status(name).state === 'running') {
+  for (let pause = FIRST_POLL; store.status(name).state === 'running';) {
     if (performance.now() > end) return false;
-    await sleep(POLL_MS);
+    await sleep(pause);
+    pause = Math.min(1.2 * pause, LAST_POLL);
   }
   dropGroup(store.folderOf(name));
   return true;
 }
-
-const lockFile = (folder: string): string => {
-  const path = join(folder, 'start.lock');
-  closeSync(openSync(path, 'a', 0o600));
-  return path;
-};

@@ -6,9 +6,11 @@ export class VmNameError extends RangeError {
   readonly code = 'ENAME';
 }
 
+export const isVmName = (name: string): boolean => NAME.test(name);
+
 /** @throws VmNameError */
 export function checkVmName(name: string): string {
-  if (NAME.test(name)) return name;
+  if (isVmName(name)) return name;
   throw new VmNameError(
     `'${name}' is no name for a VM: 1 to 63 lower-case letters, digits and dashes, with no dash at either end`,
   );

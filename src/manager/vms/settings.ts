@@ -32,6 +32,8 @@ export const vmSettings = v.strictObject({
     user: v.optional(v.pipe(text, v.regex(/^[a-z_][a-z0-9_-]{0,31}$/, 'is no user name'))),
     /** private key of `tsvm ssh`, from the VM's folder on; none: ssh's own choice */
     sshKey: v.optional(text),
+    /** what MAC addresses are made of that no card has of its own; none: the VM's name */
+    identity: v.optional(text),
     memory: v.optional(v.pipe(bytes, v.minValue(32 * MIB, 'must be at least 32M')), 512 * MIB),
     cpus: v.optional(
       v.pipe(

@@ -1,13 +1,4 @@
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
@@ -15,14 +6,15 @@ import { closest, distance } from 'fastest-levenshtein';
 import { findLock } from '../../kvm/host-file.ts';
 import { findHolder } from '../../storage/lock-holder.ts';
 import { syncFolder } from '../../storage/sync-folder.ts';
+import { STATE_FILE } from '../../vmm/snapshot/state-file.ts';
 import { writeFileAtomically } from '../atomic-file.ts';
 import type { EventJournal } from '../events.ts';
 import { PROCESS_LOCK, readRecord, type ProcessRecord } from '../vmm/record.ts';
-import { VM_INI } from './files.ts';
+import { RESUME, VM_INI } from './files.ts';
 import { checkVmName } from './name.ts';
 import { HIDDEN, hiddenFolder, isAbandoned } from './owner.ts';
 import type { VmSettings } from './settings.ts';
-import { formatVmIni, parseVmIni } from './vm-ini.ts';
+import { formatVmIni, parseVmIni, readVmIni } from './vm-ini.ts';
 
 /** A VM cannot be found, made or changed. */
 export class VmStoreError extends Error {
@@ -39,8 +31,8 @@ export class VmStoreError extends Error {
 }
 
 export type VmStatus = {
-  /** `crashed`: its process is gone and has not said why, or the guest or KVM could not go on */
-  readonly state: 'running' | 'stopped' | 'crashed';
+  /** `suspended`: it goes on from where it was at its next start; `crashed`: its process is gone and has not said why, or the guest or KVM could not go on */
+  readonly state: 'running' | 'stopped' | 'suspended' | 'crashed';
   readonly record: ProcessRecord | undefined;
 };
 
@@ -87,8 +79,7 @@ export class VmStore {
 
   /** @throws IniError */
   settings(name: string): VmSettings {
-    const path = join(this.folderOf(name), VM_INI);
-    return parseVmIni(readFileSync(path, 'utf8'), path);
+    return readVmIni(join(this.folderOf(name), VM_INI));
   }
 
   writeSettings(name: string, settings: VmSettings): void {
@@ -98,8 +89,11 @@ export class VmStore {
 
   status(name: string): VmStatus {
     const folder = this.folderOf(name);
+    const running = isLocked(join(folder, PROCESS_LOCK));
+    // Read after that: a process says how it has ended before it lets go of its lock.
     const record = readRecord(folder);
-    if (isLocked(join(folder, PROCESS_LOCK))) return { state: 'running', record };
+    if (running) return { state: 'running', record };
+    if (existsSync(join(folder, RESUME, STATE_FILE))) return { state: 'suspended', record };
     if (record === undefined) return { state: 'stopped', record };
     const crashed = record.end === undefined || CRASHES.has(record.end.reason);
     return { state: crashed ? 'crashed' : 'stopped', record };

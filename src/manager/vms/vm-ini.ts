@@ -1,4 +1,5 @@
 /** `vm.ini`: all settings of a VM, to be read and written by hand too. */
+import { readFileSync } from 'node:fs';
 import { safe } from 'ini';
 import * as v from 'valibot';
 import { parseForward } from '../../net/forward.ts';
@@ -28,6 +29,7 @@ const VM: readonly Field[] = [
   field('image', 'text', 'what it was made from'),
   field('user', 'text', 'who logs in, with `tsvm ssh`'),
   field('ssh-key', 'text', "private key of `tsvm ssh`; none: ssh's own choice"),
+  field('identity', 'text', "what MAC addresses are made of; none: the VM's name"),
   field('memory', 'size', 'RAM, such as 768M or 2G'),
   field('cpus', 'whole', 'virtual CPUs, 1 to 32'),
   field('cpu', 'text', 'CPU features to add and to hide, such as +avx2,-rdrand'),
@@ -73,6 +75,9 @@ const SECTIONS = ['vm', 'boot', 'network', 'shares'];
 const LISTED = /^(0|[1-9]\d?)$/;
 
 const MIB = 2 ** 20;
+
+/** @throws IniError, and what reading the file throws */
+export const readVmIni = (path: string): VmSettings => parseVmIni(readFileSync(path, 'utf8'), path);
 
 /** @throws IniError naming file, line and what is wrong */
 export function parseVmIni(text: string, path: string): VmSettings {

@@ -11,10 +11,16 @@ import {
 } from '../copy/copy.ts';
 import { EventJournal, readEvents, type EventFilter, type VmEvent } from '../events.ts';
 import { managerPaths, privateFolder, type ManagerPaths } from '../paths.ts';
+import { cloneVm } from '../snapshots/clone.ts';
+import { createSnapshot, type CreateSnapshotOptions, type TakenSnapshot } from '../snapshots/create.ts';
+import { restoreSnapshot, type RestoreOptions } from '../snapshots/restore.ts';
+import { listSnapshots, removeSnapshots, type SnapshotInfo } from '../snapshots/store.ts';
+import { suspendVm } from '../snapshots/suspend.ts';
+import { changeVm, type VmChange } from './change.ts';
 import { createTemporaryVm, createVm, type NewVm } from './create.ts';
 import { onImage } from './image-base.ts';
 import { VmExec, type VmExecOptions, type VmExecResult } from './exec.ts';
-import { killVm, startVmProcess, stopVm, type StopOptions } from './lifecycle.ts';
+import { killVm, startVmProcess, stopVm, VmConnection, type StopOptions } from './lifecycle.ts';
 import type { ScreenSize, VmScreen } from './screen.ts';
 import { VmSerial } from './serial.ts';
 import type { VmSettings } from './settings.ts';
@@ -125,9 +131,22 @@ export class Vm implements AsyncDisposable {
     return this.#store.settings(this.name);
   }
 
-  /** Resolves when the VM runs; its guest boots from then on. @throws VmStoreError with what is wrong */
-  async start(): Promise<void> {
-    await startVmProcess(this.#store, this.name, { tied: this.#owner !== undefined });
+  /**
+   * Changes its settings, and what of them a running one can take at once.
+   * @returns what a running one has after a restart only, for people
+   * @throws VmStoreError, IniError, OptionError, StorageError, ControlError
+   */
+  set(change: VmChange): Promise<string[]> {
+    return changeVm(this.#store, this.name, change);
+  }
+
+  /**
+   * Resolves when the VM runs. Its guest boots from then on, or goes on from where it was suspended.
+   * @param options.cold it boots whatever it was before
+   * @throws VmStoreError with what is wrong
+   */
+  async start({ cold = false }: { readonly cold?: boolean } = {}): Promise<void> {
+    await startVmProcess(this.#store, this.name, { tied: this.#owner !== undefined, cold });
   }
 
   /** Has the guest power off, or ends it. @returns whether it did so itself */
@@ -137,6 +156,55 @@ export class Vm implements AsyncDisposable {
 
   kill(): Promise<void> {
     return killVm(this.#store, this.name);
+  }
+
+  /** Its vCPUs stand still until {@link resume}. @throws VmStoreError (ESTOPPED), ControlError */
+  async pause(): Promise<void> {
+    using connection = new VmConnection(this.#store, this.name);
+    await connection.control.pause();
+  }
+
+  async resume(): Promise<void> {
+    using connection = new VmConnection(this.#store, this.name);
+    await connection.control.resume();
+  }
+
+  /** Writes what it is to disk, and ends it: {@link start} goes on from there. @throws VmStoreError (ESTOPPED), ControlError */
+  async suspend(): Promise<void> {
+    await suspendVm(this.#store, this.name);
+  }
+
+  /** Takes a snapshot: see {@link CreateSnapshotOptions}. @throws SnapshotError, StorageError, ControlError */
+  snapshot(options?: CreateSnapshotOptions): Promise<TakenSnapshot> {
+    return createSnapshot(this.#store, this.name, options);
+  }
+
+  /** All snapshots, each one before those that were taken after it. */
+  async snapshots(): Promise<readonly SnapshotInfo[]> {
+    return (await listSnapshots(this.#store, this.name)).snapshots;
+  }
+
+  /** Removes snapshots. @throws SnapshotError (ENOSNAP), StorageError */
+  removeSnapshots(...names: readonly string[]): Promise<void> {
+    return removeSnapshots(this.#store, this.name, names);
+  }
+
+  /**
+   * Has it be what it was at a snapshot. One with memory runs on then, another one is off.
+   * @throws SnapshotError, StorageError: it is as before then
+   */
+  async restore(snapshot: string, options?: RestoreOptions): Promise<void> {
+    const { memory } = await restoreSnapshot(this.#store, this.name, snapshot, options);
+    if (memory) await this.start();
+  }
+
+  /**
+   * Makes a VM that goes on from where this one is, or was at a snapshot, when it is started.
+   * @throws VmNameError, VmStoreError (EEXIST), SnapshotError, StorageError, ControlError
+   */
+  async clone(name: string, { snapshot }: { readonly snapshot?: string } = {}): Promise<Vm> {
+    await cloneVm(this.#store, { name: this.name, ...(snapshot !== undefined && { snapshot }) }, [name]);
+    return new Vm(this.#store, name);
   }
 
   /** Removes the VM and its disks. @throws VmStoreError (ERUNNING) unless `force` */

@@ -25,8 +25,11 @@ export class WaitError extends Error {
 }
 
 const DEFAULT_TIMEOUT = 300_000;
-const POLL_MS = 50;
-const LOGIN = /\blogin: ?$/m;
+/** Looks come less and less often, in milliseconds: many take a time that the guest could have. */
+const FIRST_POLL = 10;
+const LAST_POLL = 250;
+/** A prompt, which the kernel may have written behind since. */
+const LOGIN = /\blogin: ?(?:$|(?=\[ *\d+\.\d+\] ))/m;
 const TAIL_LINES = 20;
 /** of the console's log that is searched, from its end */
 const SEARCHED = 1024 * 1024;
@@ -41,7 +44,7 @@ export async function waitFor(
   const { timeout = DEFAULT_TIMEOUT, signal } = options;
   const folder = store.folderOf(name);
   const end = performance.now() + timeout;
-  for (;;) {
+  for (let pause = FIRST_POLL; ; pause = Math.min(1.2 * pause, LAST_POLL)) {
     signal?.throwIfAborted();
     const running = store.status(name).state === 'running';
     if (await isThere(store, name, target, running, end - performance.now(), signal)) return;
@@ -55,7 +58,7 @@ export async function waitFor(
       );
     }
     // Its own error would hide the signal's reason.
-    await sleep(POLL_MS, undefined, signal && { signal }).catch(() => undefined);
+    await sleep(pause, undefined, signal && { signal }).catch(() => undefined);
   }
 }
 

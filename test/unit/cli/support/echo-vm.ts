@@ -9,13 +9,13 @@ const NOISE = Buffer.alloc(64 * 1024, 'x');
  * not care what runs in it.
  */
 export class EchoVm implements RunningVm {
-  readonly kernelFormat = 'bzImage';
   readonly timings = { kernelLoaded: 12.34, firstRun: 56.78 };
   readonly exited: Promise<VmExit>;
   readonly serial: SerialPort;
   readonly console: SerialPort;
   readonly balloon = undefined;
   readonly shares = [];
+  readonly disks = [];
   readonly networks = [];
   /** what was asked of the machine, in order */
   readonly calls: string[] = [];
@@ -55,6 +55,10 @@ export class EchoVm implements RunningVm {
     this.console = this.serial;
   }
 
+  snapshot(): Promise<never> {
+    return Promise.reject(new Error('there is no machine'));
+  }
+
   port(): undefined {
     return undefined;
   }
@@ -88,6 +92,10 @@ export class EchoVm implements RunningVm {
 
   end(exit: VmExit): void {
     this.#end(exit);
+  }
+
+  newGeneration(): void {
+    this.calls.push('newGeneration');
   }
 
   powerButton(): void {

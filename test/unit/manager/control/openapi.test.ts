@@ -86,6 +86,7 @@ describe('the answer is what is described', () => {
     ['Vm', types.vmDescription],
     ['Metrics', types.vmMetrics],
     ['ExecResult', types.execAnswer],
+    ['SnapshotTaken', types.snapshotAnswer],
     ['Error', types.errorAnswer],
   ] as const)('%s', (name, validator) => {
     expect(shapeOf(schemas[name]!)).toEqual(shapeOfGeneric(validator));

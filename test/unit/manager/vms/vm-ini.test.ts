@@ -81,7 +81,7 @@ describe('a mistake is told with its line', () => {
     ['[vm]\nballoon = maybe\n[boot]\nkernel=k\n', /^vm\.ini:2: 'balloon' is yes or no, not 'maybe'/],
     [
       '[vm]\nmemroy = 1G\n[boot]\nkernel=k\n',
-      /^vm\.ini:2: there is no 'memroy'; there are image, user, ssh-key, memory/,
+      /^vm\.ini:2: there is no 'memroy'; there are image, user, ssh-key, identity, memory/,
     ],
     ['[vm]\n[boot]\n[disk.0]\nformat = raw\n', /^vm\.ini:3: \[disk\.0\] lacks 'file'/],
     [`${MINIMUM}[disk.26]\nfile = x\n`, /^vm\.ini:4: there is no such section/],
