@@ -14,6 +14,7 @@ const TARGETS: Readonly<Record<string, () => Promise<FuzzTarget>>> = {
   qcow2: async () => (await import('./targets/qcow2.ts')).qcow2Target,
   guestfs: async () => (await import('./targets/guestfs.ts')).guestfsTarget,
   vmnet: async () => (await import('./targets/vmnet.ts')).vmnetTarget,
+  snapshot: async () => (await import('./targets/snapshot.ts')).snapshotTarget,
   manager: async () => (await import('./targets/manager.ts')).managerTarget,
 };
 

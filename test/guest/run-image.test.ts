@@ -56,6 +56,13 @@ it('gives the command streams and arguments as they are, and its exit code back'
   expect(await left()).toBe('');
 });
 
+it('tells where the time went as JSON, too', async () => {
+  const { stdout, stderr } = await run(['--timings', '--json'], ['echo', 'out']);
+  expect(stdout).toBe('out\n');
+  const names = ['create', 'vmm', 'kernel', 'init', 'agent', 'command', 'cleanup'];
+  expect(Object.keys(JSON.parse(stderr.trim().split('\n').at(-1)!) as object)).toEqual(names);
+});
+
 it('opens a shell where there is no command', async () => {
   expect(await run([], [], { stdin: 'uname -s; exit 3\n' })).toMatchObject({ code: 3, stdout: 'Linux\n' });
   expect(await left()).toBe('');

@@ -77,6 +77,28 @@ export async function runGuest(host: GuestHost, run: GuestRun): Promise<ExecResu
   return result;
 }
 
+/** The key that leaves a console. */
+export const LEAVE = '\x1d';
+
+/** `tsvm console` on a terminal, typed at in answer to what it shows, until it is left; returns all that it shows. */
+export async function attach(
+  host: GuestHost,
+  home: string,
+  name: string,
+  steps: readonly { readonly after: string; readonly send: string }[],
+): Promise<string> {
+  const line = `TSVM_HOME='${home}' node '${TSVM}' console ${name}`;
+  const { stdin, onOutput } = dialogue(steps);
+  const result = await host.exec(['script', '-qec', line, '/dev/null'], {
+    timeoutMs: 300_000,
+    onOutput,
+    ...(stdin && { stdin }),
+  });
+  if (result.code !== 0) throw new Error(`status ${result.code}: ${result.stdout}${result.stderr}`);
+  return result.stdout;
+}
+
+/** Standard input that answers to output. */
 function dialogue(script: GuestRun['stdin']): {
   stdin?: string | Readable;
   onOutput: (data: Buffer) => void;

@@ -12,10 +12,12 @@ const LOADER = 'lib64/ld-linux-x86-64.so.2';
 export const FIRST_LINE = 'init: here';
 
 /** What udev would do for the ports; the last one tells that all are there. */
-const INIT = `
+const initOf = (setUp: string): string => `
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
 echo '${FIRST_LINE}'
 load-modules
 mkdir -p /dev/virtio-ports
@@ -24,32 +26,57 @@ until [ -e /dev/virtio-ports/tsvm.exec.2.err ]; do
     [ -e "$port/name" ] && ln -sf "../$(basename "$port")" "/dev/virtio-ports/$(cat "$port/name")"
   done
 done
+${setUp}
 exec qemu-ga --method=virtio-serial --path=/dev/virtio-ports/org.qemu.guest_agent.0 --statedir=/run --pidfile=/run/agent.pid
 `;
 
-/** An initramfs whose init is Debian's qemu-guest-agent: the smallest guest that `tsvm exec` can talk to. @returns its path */
-export async function agentInitramfs(kernel: Kernel, more: readonly string[] = []): Promise<string> {
-  const { root } = await fetchClosure('qemu-guest-agent');
-  const program = join(root, 'usr/sbin/qemu-ga');
+/** A program of a Debian package, for the guest's /bin. */
+export type GuestProgram = { readonly package: string; readonly path: string };
+
+const AGENT: GuestProgram = { package: 'qemu-guest-agent', path: 'usr/sbin/qemu-ga' };
+
+export type AgentGuest = {
+  /** besides those of the agent's port */
+  readonly modules?: readonly string[];
+  readonly programs?: readonly GuestProgram[];
+  /** lines of init before the agent */
+  readonly setUp?: string;
+};
+
+/**
+ * An initramfs whose init is Debian's qemu-guest-agent: the smallest guest that `tsvm exec` can talk to. @returns its
+ * path
+ */
+export async function agentInitramfs(kernel: Kernel, guest: AgentGuest = {}): Promise<string> {
+  const { modules = [], programs = [], setUp = '' } = guest;
+  const files = new Map<string, CpioEntry>();
+  for (const program of [AGENT, ...programs])
+    for (const entry of await withLibraries(program)) files.set(entry.path, entry);
+  return initramfsFile({
+    init: initOf(setUp),
+    files: [...files.values()],
+    modules: { kernel, names: ['virtio_pci', 'virtio_console', ...modules] },
+  });
+}
+
+async function withLibraries({ package: name, path }: GuestProgram): Promise<CpioEntry[]> {
+  const { root } = await fetchClosure(name);
+  const program = join(root, path);
   const search = [LIBRARIES, `usr/${LIBRARIES}`].map((folder) => join(root, folder)).join(':');
   const { stdout } = await execa(join(root, LOADER), ['--library-path', search, '--list', program]);
   const libraries = stdout
     .split('\n')
     .map((line) => /=> (\S+)/.exec(line)?.[1])
-    .filter((path) => path?.startsWith(root));
-  const copy = async (from: string, path: string): Promise<CpioEntry> => ({
+    .filter((library) => library?.startsWith(root));
+  const copy = async (from: string, to: string): Promise<CpioEntry> => ({
     type: 'file',
-    path,
+    path: to,
     content: await readFile(from),
     mode: 0o755,
   });
-  return initramfsFile({
-    init: INIT,
-    files: [
-      await copy(program, 'bin/qemu-ga'),
-      await copy(join(root, LOADER), LOADER),
-      ...(await Promise.all(libraries.map((path) => copy(path!, `${LIBRARIES}/${basename(path!)}`)))),
-    ],
-    modules: { kernel, names: ['virtio_pci', 'virtio_console', ...more] },
-  });
+  return [
+    await copy(program, `bin/${basename(path)}`),
+    await copy(join(root, LOADER), LOADER),
+    ...(await Promise.all(libraries.map((library) => copy(library!, `${LIBRARIES}/${basename(library!)}`)))),
+  ];
 }

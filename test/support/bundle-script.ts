@@ -16,6 +16,7 @@ export async function bundleScript(contents: string): Promise<string> {
     outfile,
     bundle: true,
     platform: 'node',
+    target: 'node20',
     format: 'esm',
     logLevel: 'error',
   });

@@ -1,6 +1,6 @@
 /** A data directory of its own for the VMs of a test, and the built command line that works in it. */
 import { execa } from 'execa';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../../images/debian/cache.ts';
@@ -66,10 +66,47 @@ export class VmHome {
       .filter((pid) => commandOf(pid).includes(this.folder));
   }
 
+  /** Processes that have something of this directory open, mapped, or as their working directory. */
+  users(): number[] {
+    return readdirSync('/proc')
+      .filter((entry) => /^\d+$/.test(entry))
+      .map(Number)
+      .filter((pid) => usedBy(pid).some((path) => path.includes(this.folder)));
+  }
+
+  /** All files of the data directory but the journal and locks, which stay. */
+  files(): string[] {
+    return readdirSync(this.env.TSVM_HOME, { recursive: true, withFileTypes: true })
+      .filter((entry) => !entry.isDirectory())
+      .map((entry) => join(entry.parentPath, entry.name).slice(this.env.TSVM_HOME.length + 1))
+      .filter((path) => path !== 'events.jsonl' && !path.startsWith('locks/'));
+  }
+
   /** Kills what is left, and removes all. */
   remove(): void {
     for (const pid of this.processes()) process.kill(pid, 'SIGKILL');
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 3 });
+  }
+}
+
+/** Paths that a process holds; none of one that is gone. */
+function usedBy(pid: number): string[] {
+  try {
+    const links = [
+      `/proc/${pid}/cwd`,
+      ...readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`),
+    ];
+    return [readFileSync(`/proc/${pid}/maps`, 'utf8'), ...links.map(targetOf)];
+  } catch {
+    return [];
+  }
+}
+
+function targetOf(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
   }
 }
 

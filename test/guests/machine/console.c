@@ -2,7 +2,18 @@
 
 #include "machine.h"
 
-enum { COM1 = 0x3f8, LINE_STATUS = COM1 + 5, TRANSMITTER_EMPTY = 0x20 };
+enum {
+  COM1 = 0x3f8,
+  MODEM_CONTROL = COM1 + 4,
+  DTR_AND_RTS = 3,
+  LINE_STATUS = COM1 + 5,
+  DATA_READY = 0x01,
+  TRANSMITTER_EMPTY = 0x20,
+};
+
+void console_listen(void) { out8(MODEM_CONTROL, DTR_AND_RTS); }
+
+int console_typed(void) { return in8(LINE_STATUS) & DATA_READY ? in8(COM1) : -1; }
 
 void print(const char *text) {
   while (*text) {

@@ -18,10 +18,10 @@
 #define F_MAC FEATURE(5)
 #define F_MRG_RXBUF FEATURE(15)
 
-enum { RX = 0, TX = 1, HEADER = 12, LEAST = 60, LARGEST = 65536, WAIT_LIMIT_MS = 20000, TIME_CHECK = 1024 };
-// EtherTypes: a command (what to do, then the size), and what is counted or answered
+enum { RX = 0, TX = 1, HEADER = 12, LEAST = 60, LARGEST = 65536, WAIT_LIMIT_MS = 20000, TIME_CHECK = 1024, REPEAT_MS = 20, BATCH = 64 };
+// EtherTypes: a command (what to do, the size, and which one it is), and what is counted or answered
 enum { TYPE_COMMAND = 0x88b5, TYPE_DATA = 0x88b6 };
-enum { COMMAND_SINK = 0, COMMAND_SOURCE = 1, COMMAND_ECHO = 2, COMMAND_STOPPED = 3 };
+enum { COMMAND_SINK = 0, COMMAND_SOURCE = 1, COMMAND_ECHO = 2, COMMAND_STOP = 3 };
 
 typedef struct {
   device device;
@@ -30,6 +30,7 @@ typedef struct {
   uint32_t buffer;
   // frames that the device has, and has given back
   uint64_t sent, done;
+  uint32_t commands;
 } card;
 
 static uintptr_t free_memory, memory_end;
@@ -98,27 +99,22 @@ static void wait_sent(card *c) {
   }
 }
 
-// Sends a command, and leaves all buffers with frames of data.
-static void command(card *c, uint8_t what, uint32_t size) {
-  wait_sent(c);
-  uint16_t index = (uint16_t)(c->sent % c->queues[TX].size);
-  fill(send_buffer(c, index), size, TYPE_COMMAND);
-  send_buffer(c, index)[HEADER + 14] = what;
-  enqueue(c, LEAST);
-  queue_publish(&c->queues[TX]);
-  wait_sent(c);
-  for (uint16_t i = 0; i < c->queues[TX].size; i++) fill(send_buffer(c, i), size, TYPE_DATA);
-}
+typedef struct {
+  unsigned type;
+  // of a command: which one
+  uint32_t command;
+} arrival;
 
-// Takes a frame that has come, all of its buffers; returns its length, 0 where there is none. `*type` gets what it is.
-static uint32_t take(card *c, unsigned *type) {
+// Takes a frame that has come, all of its buffers; returns its length, 0 where there is none.
+static uint32_t take(card *c, arrival *got) {
   queue *q = &c->queues[RX];
   uint16_t head;
   uint32_t length;
   if (!queue_take(q, &head, &length)) return 0;
   const uint8_t *packet = c->receive + (uint64_t)head * c->buffer;
   uint16_t buffers = *(const volatile uint16_t *)(packet + 10);
-  *type = (unsigned)(packet[HEADER + 12] << 8 | packet[HEADER + 13]);
+  got->type = (unsigned)(packet[HEADER + 12] << 8 | packet[HEADER + 13]);
+  got->command = *(const volatile uint32_t *)(packet + HEADER + 20);
   uint32_t sum = length;
   post(c, head);
   for (uint16_t i = 1; i < buffers; i++) {
@@ -128,6 +124,41 @@ static uint32_t take(card *c, unsigned *type) {
     post(c, head);
   }
   return sum - HEADER;
+}
+
+static void send_command(card *c, uint8_t what, uint32_t size) {
+  uint16_t index = (uint16_t)(c->sent % c->queues[TX].size);
+  uint8_t *packet = send_buffer(c, index);
+  fill(packet, size, TYPE_COMMAND);
+  packet[HEADER + 14] = what;
+  *(volatile uint32_t *)(packet + HEADER + 20) = c->commands;
+  enqueue(c, LEAST);
+  queue_publish(&c->queues[TX]);
+  wait_sent(c);
+}
+
+// Sends a command until the peer sends it back, as a tap that has no room loses frames, and drops all that comes before
+// that. Leaves all buffers with frames of data.
+static void command(card *c, uint8_t what, uint32_t size) {
+  wait_sent(c);
+  c->commands++;
+  send_command(c, what, size);
+  arrival got = {0};
+  uint64_t last = rdtsc(), end = last + milliseconds(WAIT_LIMIT_MS);
+  do {
+    uint64_t now = rdtsc();
+    if (now > end) machine_fail("the peer does not answer");
+    if (now > last + milliseconds(REPEAT_MS)) {
+      send_command(c, what, size);
+      last = now;
+    }
+    for (unsigned n = 0; n < BATCH && take(c, &got); n++) {
+      if (got.type == TYPE_COMMAND && got.command == c->commands) break;
+      got.type = 0;
+    }
+    queue_publish(&c->queues[RX]);
+  } while (got.type != TYPE_COMMAND);
+  for (uint16_t i = 0; i < c->queues[TX].size; i++) fill(send_buffer(c, i), size, TYPE_DATA);
 }
 
 typedef struct {
@@ -157,23 +188,18 @@ static void run_tx(card *c, measure *m, uint32_t size) {
 
 static void run_rx(card *c, measure *m, uint32_t size) {
   command(c, COMMAND_SOURCE, size);
-  bool stopping = false;
-  for (uint64_t now = rdtsc();; now = rdtsc()) {
-    if (now > m->end + milliseconds(WAIT_LIMIT_MS)) machine_fail("the peer does not stop");
-    unsigned type;
+  for (uint64_t now = rdtsc(); now < m->end; now = rdtsc()) {
+    arrival got;
     uint32_t length;
-    for (unsigned n = 0; n < 64 && (length = take(c, &type)); n++) {
-      if (type == TYPE_COMMAND) return;
+    for (unsigned n = 0; n < BATCH && (length = take(c, &got)); n++) {
+      if (got.type != TYPE_DATA) continue;
       if (length != size) machine_fail("a frame of another length has come");
-      if (now >= m->begin && now < m->end) m->count++;
+      if (now >= m->begin) m->count++;
     }
     queue_publish(&c->queues[RX]);
-    if (now < m->end) m->last = now;
-    if (now >= m->end && !stopping) {
-      command(c, COMMAND_STOPPED, LEAST);
-      stopping = true;
-    }
+    m->last = now;
   }
+  command(c, COMMAND_STOP, LEAST);
 }
 
 static void run_rr(card *c, measure *m, uint32_t size) {
@@ -182,8 +208,8 @@ static void run_rr(card *c, measure *m, uint32_t size) {
   for (uint64_t now = rdtsc(); now < m->end;) {
     enqueue(c, size);
     queue_publish(&c->queues[TX]);
-    unsigned type;
-    for (unsigned n = 1; take(c, &type) != size; n++) {
+    arrival got = {0};
+    for (unsigned n = 1; take(c, &got) != size || got.type != TYPE_DATA; n++) {
       pause();
       if (n % TIME_CHECK == 0 && rdtsc() > now + milliseconds(WAIT_LIMIT_MS))
         machine_fail("no answer within 20 s");

@@ -60,7 +60,7 @@ export function serveUbuntu(server: ImageServer, disk: Buffer): { kernel: Buffer
   return { kernel, initrd };
 }
 
-const DEBIAN = '/cloud.debian.org/images/cloud/trixie/latest';
+export const DEBIAN = '/cloud.debian.org/images/cloud/trixie/latest';
 export const DEBIAN_DISK = `${DEBIAN}/debian-13-genericcloud-amd64.qcow2`;
 
 /** Debian: SHA-512, as `sha512sum` writes them. */
@@ -72,7 +72,7 @@ export function serveDebian(server: ImageServer, disk: Buffer): void {
   );
 }
 
-const ALMA = '/repo.almalinux.org/almalinux/9/cloud/x86_64/images';
+export const ALMA = '/repo.almalinux.org/almalinux/9/cloud/x86_64/images';
 export const ALMA_DISK = `${ALMA}/AlmaLinux-9-GenericCloud-latest.x86_64.qcow2`;
 
 export function serveAlma(server: ImageServer, disk: Buffer): void {
@@ -121,8 +121,11 @@ const HOSTS = [
   'dl-cdn.alpinelinux.org',
 ];
 
-/** Settings that have a server stand for all distributors. */
+/** Settings that have a server, such as `http://127.0.0.1:8000`, stand for all distributors. */
+export function mirrorConfig(address: string): string {
+  return `[mirror]\n${HOSTS.map((host) => `https://${host}/ = ${address}/${host}/\n`).join('')}`;
+}
+
 export function writeMirrorConfig(file: string, server: ImageServer, more = ''): void {
-  const lines = HOSTS.map((host) => `https://${host}/ = ${server.address}/${host}/`);
-  writeFileSync(file, `[mirror]\n${lines.join('\n')}\n${more}`);
+  writeFileSync(file, `${mirrorConfig(server.address)}${more}`);
 }

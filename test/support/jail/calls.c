@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define TRY(name, call) (errno = 0, (long)(call) < 0 ? report(name, errno) : report(name, 0))
@@ -18,6 +19,28 @@
 static void report(const char *name, int error) { printf("%s %d\n", name, error); }
 
 static void *thread(void *argument) { return argument; }
+
+/* What comes of a program that a copy of this process tries to run. */
+static long run_by_a_copy(void) {
+  char *const none[] = {"/bin/true", NULL};
+  int status = 0;
+  const pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (pid < 0) return -1;
+  if (pid == 0) {
+    execve("/bin/true", none, none);
+    _exit(errno);
+  }
+  waitpid(pid, &status, 0);
+  errno = WEXITSTATUS(status);
+  return errno == 0 ? 0 : -1;
+}
+
+/* A copy that ends by itself. */
+static long copy(void) {
+  const pid_t pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+  if (pid == 0) _exit(0);
+  return pid < 0 ? -1 : waitpid(pid, NULL, 0);
+}
 
 __attribute__((constructor)) static void calls(void) {
   char *const none[] = {"/bin/true", NULL};
@@ -29,7 +52,7 @@ __attribute__((constructor)) static void calls(void) {
   TRY("process_vm_readv", syscall(SYS_process_vm_readv, getppid(), NULL, 0, NULL, 0, 0));
   TRY("execve", execve("/bin/true", none, none));
   TRY("execveat", syscall(SYS_execveat, AT_FDCWD, "/bin/true", none, none, 0));
-  TRY("fork", syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+  TRY("execve by a copy of itself", run_by_a_copy());
   TRY("vfork", syscall(SYS_vfork));
   TRY("clone3", syscall(SYS_clone3, NULL, 0));
   TRY("clone with a namespace",
@@ -56,6 +79,7 @@ __attribute__((constructor)) static void calls(void) {
   TRY("TIOCSTI", ioctl(0, TIOCSTI, "x"));
   TRY("a call of the future", syscall(600));
 
+  TRY("a copy of itself", copy());
   TRY("kill of itself", kill(getpid(), 0));
   TRY("getrlimit", getrlimit(RLIMIT_NOFILE, &limit));
   TRY("socketpair AF_UNIX", socketpair(AF_UNIX, SOCK_STREAM, 0, pair));

@@ -5,7 +5,7 @@ import { buildDebian } from '../../images/debian/system.ts';
 import type { ExecResult } from '../lab/commands.ts';
 import type { GuestHost } from '../lab/host.ts';
 import { unpackAhead } from '../support/unpack-ahead.ts';
-import { openHost, TSVM } from './support.ts';
+import { openHost, TSVM } from '../guest/support.ts';
 
 const BOOT_LIMIT_MS = 900_000;
 const STEP_LIMIT_MS = 480_000;

@@ -1,0 +1,47 @@
+/** What `tsvm run IMAGE` has of a VM's options: folders, a seed for cloud-init, and a terminal. */
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { cloudKernel, openHost, TSVM } from '../guest/support.ts';
+import type { GuestHost } from '../lab/host.ts';
+import { agentInitramfs } from '../support/agent-guest.ts';
+
+const LIMIT_MS = 600_000;
+
+let host: GuestHost;
+let home: string;
+
+beforeAll(async () => {
+  host = await openHost();
+  home = join(host.scratch, 'run-options');
+});
+afterAll(async () => {
+  await host.exec(`rm -rf '${home}'`);
+  await host.close();
+});
+
+it('gives folders, a seed and a terminal', async () => {
+  const kernel = await cloudKernel();
+  const initrd = await agentInitramfs(kernel, {
+    modules: ['virtio_blk', 'virtiofs', 'vfat', 'nls_cp437', 'nls_ascii'],
+    programs: [{ package: 'bsdutils', path: 'usr/bin/script' }],
+  });
+  const userData = '#cloud-config\nruncmd: [ "true" ]';
+  const disk = join(home, 'disk.raw');
+  await host.exec(
+    `mkdir -p '${home}/share' && cd '${home}' && truncate -s 1M disk.raw && echo from-host > share/in && printf '${userData}' > user-data`,
+  );
+  const script = `
+    tty; cat /srv/in; echo from-guest > /srv/out
+    mkdir /seed; mount -t vfat -o ro /dev/vdb /seed && cat /seed/user-data; echo`;
+  const result = await host.exec(
+    [
+      ...['env', `TSVM_HOME=${home}/data`, 'node', TSVM, 'run', disk, '--kernel', kernel.vmlinuz],
+      ...['--initrd', initrd, '--cmdline', 'console=ttyS0 quiet', '--mem', '256M', '--net', 'none', '-t'],
+      ...['--share', `${home}/share:/srv`, '--cloud-init', `${home}/user-data`, '--', 'sh', '-c', script],
+    ],
+    { timeoutMs: LIMIT_MS },
+  );
+  expect(result.stdout.replaceAll('\r', ''), result.stderr).toBe(`/dev/pts/0\nfrom-host\n${userData}\n`);
+  expect((await host.exec(['cat', `${home}/share/out`])).stdout).toBe('from-guest\n');
+  expect((await host.exec(['ls', '-A', `${home}/data/vms`])).stdout).toBe('');
+});

@@ -1,0 +1,3 @@
+import { tellStory } from '../guest/story.ts';
+
+tellStory(3);
