@@ -1,8 +1,8 @@
 // The other end of a network card in the benchmark, the same for every contender: `peer SOCKET` listens there for one
 // connection after the other, with each frame after its length in 4 bytes, big-endian; `peer tap NAME` is at the host's
-// end of that tap. Frames of EtherType 0x88b5 tell
-// it what to do with those of 0x88b6 (test/guests/net-load/main.c): take them, send some as fast as they are taken, or
-// send each back.
+// end of that tap. Frames of EtherType 0x88b5 tell it what to do with those of 0x88b6 (test/guests/net-load/main.c):
+// take them, send some as fast as they are taken, send each back, or send no more. It sends them back when it has read
+// them.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,7 +21,7 @@
 
 enum { LENGTH = 4, LARGEST = 1 << 17, ROOM = 1 << 20, SOURCE_BYTES = 256 * 1024 };
 enum { BATCH = 64, FRAME_ROOM = 2048 };
-enum { SINK, SOURCE, ECHO, STOPPED };
+enum { SINK, SOURCE, ECHO, STOP };
 
 static uint8_t in[ROOM], out[ROOM + LARGEST];
 static size_t have, waiting, waiting_sent;
@@ -70,8 +70,8 @@ static void take(const uint8_t *frame, uint32_t length) {
   memcpy(&size, frame + 16, sizeof size);
   mode = frame[14];
   if (mode == SOURCE && size >= 20 && size < LARGEST) make_source(size);
-  // In its place behind the last frame of the source.
-  if (mode == STOPPED) put(frame, length);
+  // Behind what is left of a source, and before a new one.
+  put(frame, length);
 }
 
 // Returns whether it has gone.

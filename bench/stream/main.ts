@@ -27,10 +27,12 @@ const socket = join(scratch, 'passt.sock');
 
 // A host without a route of its own, as in the lab; the gateway is the host's loopback.
 const addresses = `--interface lo --address 10.0.2.15 --netmask 24 --gateway ${GATEWAY} --mtu ${MTU}`;
-const passt = `passt --foreground --one-off --socket ${socket} ${addresses}`;
+// lo has no hardware address of its own for passt to take.
+const passt = `passt --mac-addr 52:56:00:00:00:02 --foreground --one-off --socket ${socket} ${addresses}`;
 const setUp =
-  `for card in /sys/class/net/e*; do card=\${card##*/}; done; ip link set lo up; ip link set $card mtu ${MTU} up; ` +
-  `ip addr add 10.0.2.15/24 dev $card; ip route add default via ${GATEWAY}`;
+  'mkdir -p /sys; mount -t sysfs sys /sys; until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done; ' +
+  `ip link set lo up; ip link set eth0 mtu ${MTU} up; ip addr add 10.0.2.15/24 dev eth0; ` +
+  `ip route add default via ${GATEWAY}`;
 const modules = ['virtio_pci', 'virtio_net'];
 const contenders: readonly Contender[] = [
   { name: 'tsvm', vmm: 'tsvm', args: ['--net', 'user', '--host-access'], setUp, modules },

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { kPiece = 65536, kRequest = 64, kRequests = 500 };
+enum { kPiece = 65536, kRequest = 64, kRequests = 100 };
 
 static char piece[kPiece];
 

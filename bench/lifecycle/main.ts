@@ -1,0 +1,215 @@
+/**
+ * `tsvm run IMAGE -- COMMAND` from a cached image to the command's output, and what the time goes into, beside the bare
+ * boot of the same guest to its agent; or, with a guest that any KVM runs, the verbs of a VM's life.
+ * `npm run bench:lifecycle -- --help`.
+ */
+import { Command, Option } from 'commander';
+import { join } from 'node:path';
+import { packageRoot } from '../../images/debian/cache.ts';
+import { kernelOf } from '../../images/debian/kernel.ts';
+import { buildDebian } from '../../images/debian/system.ts';
+import { guestHost, type GuestHost } from '../../test/lab/host.ts';
+import { agentInitramfs } from '../../test/support/agent-guest.ts';
+import { canRunGuests } from '../../test/support/can-run-guests.ts';
+import { unpackAhead } from '../../test/support/unpack-ahead.ts';
+import { count, warnIfBusy } from '../support/options.ts';
+import { median, summarize } from '../support/statistics.ts';
+import { benchVerbs } from './verbs.ts';
+
+const TSVM = join(packageRoot(), 'dist/tsvm.js');
+const MARKER = 'bench: the command speaks';
+const IMAGE = 'bench';
+const AGENT_PORT = 'org.qemu.guest_agent.0';
+const GUESTS = ['agent', 'debian', 'echo'] as const;
+const LIMIT_MS = { agent: 120_000, debian: 400_000 } as const;
+/** what a throw-away VM may take beyond the boot of its guest, in milliseconds */
+const GOAL_MS = 1500;
+
+type Run = {
+  readonly round: number;
+  readonly name: 'run' | 'bare';
+  readonly ok: boolean;
+  /** milliseconds from the start of tsvm to the output, or to the agent's answer */
+  readonly output: number | null;
+  readonly end?: number;
+  readonly phases?: Readonly<Record<string, number>> | null;
+  readonly tail?: string;
+};
+
+/** A guest with an agent, and the disk that its image is made of. */
+type Subject = {
+  readonly title: string;
+  readonly disk: string;
+  readonly format: 'raw' | 'qcow2';
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly cmdline: string;
+};
+
+const options = new Command('npm run bench:lifecycle --')
+  .description(
+    'Times `tsvm run IMAGE -- COMMAND` against the bare boot of the same guest, or the verbs of a VM.',
+  )
+  .addOption(
+    new Option(
+      '--guest <guest>',
+      'agent: an initramfs that is the guest agent; debian: with systemd, from its disk; echo: no kernel, for the verbs',
+    )
+      .choices(GUESTS)
+      .default('agent'),
+  )
+  .option('--runs <n>', 'rounds', count, 10)
+  .option('--mem <size>', 'guest memory', '512M')
+  .option('--json', 'print all figures as JSON')
+  .parse()
+  .opts<{ guest: (typeof GUESTS)[number]; runs: number; mem: string; json?: true }>();
+
+if (options.guest === 'echo') {
+  warnIfBusy();
+  await benchVerbs(options);
+} else {
+  const host = await guestHost({ canRunGuests, debian: options.guest === 'debian' });
+  try {
+    await benchRun(host, options.guest);
+  } finally {
+    await host.close();
+  }
+}
+
+async function benchRun(host: GuestHost, guest: 'agent' | 'debian'): Promise<void> {
+  const folder = join(host.scratch, 'lifecycle');
+  await must(host, ['mkdir', '-p', folder]);
+  try {
+    const subject = await (guest === 'agent' ? agentGuest(host, folder) : debianGuest(host));
+    const { disk, format, kernel, initrd, cmdline } = subject;
+    const home = join(folder, 'home');
+    const tsvm = ['env', `TSVM_HOME=${home}`, process.execPath, TSVM];
+    const machine = ['--kernel', kernel, '--initrd', initrd, '--cmdline', cmdline];
+    await must(host, [...tsvm, 'image', 'import', '--name', IMAGE, '--format', format, ...machine, disk]);
+    const overlay = join(folder, 'bare.qcow2');
+    const socket = join(folder, 'agent.sock');
+    const request = {
+      run: [
+        ...tsvm,
+        'run',
+        '--mem',
+        options.mem,
+        '--net',
+        'none',
+        '--timings',
+        '--json',
+        IMAGE,
+        '--',
+        'echo',
+        MARKER,
+      ],
+      bare: [
+        ...[...tsvm, 'run', '--mem', options.mem, ...machine, '--cmdline', `${cmdline} console=ttyS0`],
+        ...['--disk', `${overlay},format=qcow2,trust-backing`, '--port', `${AGENT_PORT}=${socket}`],
+      ],
+      // As the throw-away VM has one: an overlay that nothing was written to.
+      prepare: [
+        ...['sh', '-c', 'rm -f "$1"; shift; exec "$@"', 'sh', overlay],
+        ...[...tsvm, 'disk', 'create', '--backing', disk, '--backing-format', format, overlay],
+      ],
+      socket,
+      marker: MARKER,
+      // One round outside the count unpacks the kernel, and warms the files.
+      runs: options.runs + 1,
+      limitMs: LIMIT_MS[guest],
+    };
+    const measure = [process.execPath, join(import.meta.dirname, 'measure.mjs'), JSON.stringify(request)];
+    const timeoutMs = 2 * request.runs * request.limitMs;
+    const runs = (await must(host, measure, timeoutMs))
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Run)
+      .filter(({ round }) => round > 0);
+    report(host, subject, runs);
+  } finally {
+    await host.exec(['rm', '-rf', folder]);
+  }
+}
+
+async function agentGuest(host: GuestHost, folder: string): Promise<Subject> {
+  const kernel = await kernelOf('linux-image-cloud-amd64');
+  await unpackAhead(kernel.vmlinuz);
+  const disk = join(folder, 'disk.raw');
+  await must(host, ['truncate', '-s', '1M', disk]);
+  return {
+    title: `Linux ${kernel.version} with the guest agent as its init`,
+    disk,
+    format: 'raw',
+    kernel: kernel.vmlinuz,
+    initrd: await agentInitramfs(kernel),
+    cmdline: 'quiet',
+  };
+}
+
+async function debianGuest(host: GuestHost): Promise<Subject> {
+  const system = await buildDebian();
+  await unpackAhead(system.kernel);
+  return {
+    title: `Debian with Linux ${system.kernelVersion} and systemd, from its disk`,
+    disk: await host.debianDisk('lifecycle-base.qcow2', 'compressed'),
+    format: 'qcow2',
+    kernel: system.kernel,
+    initrd: system.initrd,
+    cmdline: system.cmdline,
+  };
+}
+
+async function must(host: GuestHost, command: readonly string[], timeoutMs = 300_000): Promise<string> {
+  const { code, stdout, stderr } = await host.exec(command, { timeoutMs });
+  if (code !== 0) throw new Error(`${command.join(' ')}: status ${code}: ${stdout}${stderr}`);
+  return stdout;
+}
+
+function report(host: GuestHost, { title }: Subject, runs: readonly Run[]): void {
+  const of = (name: Run['name']): Run[] => runs.filter((run) => run.name === name);
+  const figures = (name: string, values: readonly (number | null | undefined)[]) =>
+    summarize(
+      name,
+      values.map((value) => value ?? null),
+      values.length,
+    );
+  const phases = ['create', 'vmm', 'kernel', 'init', 'agent', 'command', 'cleanup'];
+  const rows = [
+    figures(
+      'run: to the output',
+      of('run').map(({ output }) => output),
+    ),
+    figures(
+      'run: to its end',
+      of('run').map(({ end }) => end),
+    ),
+    figures(
+      'bare boot to the agent',
+      of('bare').map(({ output }) => output),
+    ),
+    ...phases.map((phase) =>
+      figures(
+        `  ${phase}`,
+        of('run').map((run) => run.phases?.[phase]),
+      ),
+    ),
+  ];
+  // Round by round: the machine's speed drifts.
+  const more = of('run').flatMap(({ round, output }) => {
+    const bare = of('bare').find((run) => run.round === round)?.output ?? null;
+    return output === null || bare === null ? [] : [output - bare];
+  });
+  const difference = { median: Math.round(median(more)), goal: GOAL_MS };
+  if (options.json)
+    console.log(JSON.stringify({ host: host.kind, title, options, rows, difference, runs }, null, 2));
+  else {
+    console.log(`${title}; ${options.mem}, 1 vCPU; ${host.kind}; milliseconds`);
+    console.table(rows);
+    console.log(
+      `run takes ${difference.median} ms more than the bare boot (median of ${more.length}); the goal in the lab is ${GOAL_MS}`,
+    );
+  }
+  const failed = runs.filter(({ ok }) => !ok);
+  for (const { name, tail } of failed) console.error(`${name} gave no figure:\n${tail ?? ''}`);
+  if (failed.length > 0) process.exitCode = 1;
+}

@@ -1,0 +1,184 @@
+import { closeSync, mkdirSync, openSync, rmSync, statSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { MIB, PVH_START_INFO } from '../../src/boot/layout.ts';
+import type { GuestProgram } from '../../test/guests/build.ts';
+import type { Qemu } from '../../test/lab/qemu.ts';
+import { bundleScript } from '../../test/support/bundle-script.ts';
+import { pvhBootImage } from '../devices/boot-image.ts';
+import { Qmp } from './qmp.ts';
+import { VmmProcess } from './vmm-process.ts';
+
+export type Setting = {
+  readonly program: GuestProgram;
+  readonly qemu: Qemu;
+  /** a folder for snapshots */
+  readonly scratch: string;
+  /** of the guest, in bytes */
+  readonly memory: number;
+  /** that the guest has filled, and touches after the restore, in bytes */
+  readonly touch: number;
+};
+
+/** Times in milliseconds. */
+export type Created = {
+  /** how long the guest stood still */
+  readonly stop: number;
+  /** the file's space on the disk, in bytes */
+  readonly space: number;
+};
+
+export type Restored = {
+  /** from the start of the process to the first byte of the guest's */
+  readonly first: number;
+  /** to the end of its look at the working set */
+  readonly touched: number;
+  /** from the VMM's first look at the snapshot to that byte; undefined where it does not tell */
+  readonly inside?: number;
+};
+
+/** One way to take a snapshot of a machine, and to go on from it. The last one that was taken is what is restored. */
+export type Contender = {
+  readonly name: string;
+  /** @param live the guest runs on while its memory is written */
+  create(live: boolean): Promise<Created>;
+  restore(): Promise<Restored>;
+};
+
+export const OURS = 'tsvm';
+export const PEER = 'qemu';
+
+/** Takes a snapshot, or goes on from one; the guest's console is the standard input and output. */
+const RUN_TSVM = `
+import { startVm } from './src/vmm/vm.ts';
+const { live, folder, restore, ...options } = JSON.parse(process.argv[2]);
+const begin = performance.now();
+const vm = await startVm({
+  ...options,
+  ...(restore && { restore: { folder } }),
+  noReboot: true,
+  log: (line) => console.error(line),
+});
+let first;
+vm.serial.onData((bytes) => {
+  first ??= performance.now() - begin;
+  process.stdout.write(bytes);
+});
+process.stdin.on('data', (data) => {
+  if (data.toString() === 's') {
+    vm.snapshot({ folder, live }).then(
+      (result) => {
+        console.error(JSON.stringify(result));
+        return vm.stop();
+      },
+      (error) => {
+        console.error(error);
+        return vm.stop();
+      },
+    );
+  } else void vm.serial.write(data);
+});
+const { reason, message } = await vm.exited;
+process.stdin.destroy();
+if (reason !== 'stopped' && reason !== 'poweroff') throw new Error(message);
+if (restore) console.error(JSON.stringify({ first }));
+`;
+
+/** A guest in the state in which snapshots are taken: it says x all the time. */
+async function prepare(vmm: VmmProcess): Promise<void> {
+  await vmm.said('ready');
+  vmm.type('x');
+  await vmm.said('xxx');
+}
+
+/** The guest goes on with its x; then it touches its working set. */
+async function follow(vmm: VmmProcess): Promise<Omit<Restored, 'inside'>> {
+  await vmm.said('x');
+  const first = performance.now() - vmm.startedAt;
+  vmm.type('t');
+  await vmm.said('touched');
+  const touched = performance.now() - vmm.startedAt;
+  vmm.type('q');
+  await vmm.ended();
+  return { first, touched };
+}
+
+/** A number of the object that the program's last line on standard error is. */
+function told({ errors }: VmmProcess, name: string): number {
+  const line = errors.trim().split('\n').at(-1) ?? '';
+  const value = line.startsWith('{') ? (JSON.parse(line) as Record<string, unknown>)[name] : undefined;
+  if (typeof value !== 'number') throw new Error(`tsvm has failed:\n${errors}`);
+  return value;
+}
+
+export async function tsvm({ program, scratch, memory, touch }: Setting): Promise<Contender> {
+  const script = await bundleScript(RUN_TSVM);
+  const folder = join(scratch, `tsvm-${memory / MIB}`);
+  const options = { kernel: program.elf, cmdline: `touch=${touch}`, memory, folder };
+  const start = (more: object): VmmProcess =>
+    new VmmProcess(OURS, [process.execPath, script, JSON.stringify({ ...options, ...more })], {});
+  return {
+    name: OURS,
+    create: async (live) => {
+      rmSync(folder, { recursive: true, force: true });
+      mkdirSync(folder);
+      await using vmm = start({ live });
+      await prepare(vmm);
+      vmm.type('s');
+      await vmm.ended();
+      return { stop: told(vmm, 'stopMs'), space: spaceOf(join(folder, 'memory')) };
+    },
+    restore: async () => {
+      await using vmm = start({ restore: true });
+      const times = await follow(vmm);
+      return { ...times, inside: told(vmm, 'first') };
+    },
+  };
+}
+
+export async function qemuMachine({ program, qemu, scratch, memory, touch }: Setting): Promise<Contender> {
+  const image = join(scratch, `qemu-${memory / MIB}.boot`);
+  await writeFile(image, pvhBootImage(`touch=${touch}`, memory));
+  const file = join(scratch, `qemu-${memory / MIB}.migration`);
+  const socket = join(scratch, 'qmp.sock');
+  const machine = [
+    ...[qemu.command, ...qemu.args, '-M', 'q35', '-accel', 'kvm', '-cpu', 'host', '-m', String(memory / MIB)],
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
+    ...['-bios', program.firmware, '-device', `loader,file=${program.elf}`],
+    ...['-device', `loader,file=${image},addr=${PVH_START_INFO},force-raw=on`],
+    ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'],
+  ];
+  return {
+    name: PEER,
+    create: async (live) => {
+      rmSync(file, { force: true });
+      rmSync(socket, { force: true });
+      await using vmm = new VmmProcess(
+        PEER,
+        [...machine, '-qmp', `unix:${socket},server=on,wait=off`],
+        qemu.env,
+      );
+      using monitor = await Qmp.open(socket);
+      // As fast as the file takes it, and a last stop as short as ours is to be.
+      await monitor.do('migrate-set-parameters', { 'max-bandwidth': 2 ** 40, 'downtime-limit': 5 });
+      await prepare(vmm);
+      const begin = performance.now();
+      if (!live) await monitor.do('stop');
+      const { downtime } = await monitor.migrate(file);
+      const stop = live ? (downtime ?? NaN) : performance.now() - begin;
+      return { stop, space: spaceOf(file) };
+    },
+    restore: async () => {
+      const fd = openSync(file, 'r');
+      try {
+        // Read by QEMU itself: no other process has to copy it.
+        await using vmm = new VmmProcess(PEER, [...machine, '-incoming', 'fd:3'], qemu.env, [fd]);
+        return await follow(vmm);
+      } finally {
+        closeSync(fd);
+      }
+    },
+  };
+}
+
+const spaceOf = (path: string): number => 512 * statSync(path).blocks;
