@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -39,6 +40,41 @@ export function attachLoop(size: number, sectorSize = 512): LoopDevice {
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/**
+ * Mounts a file system image for the time of `work`, and has all of it in the image's file afterwards. The mount is
+ * in a namespace of its own: in the common one, whatever enters a namespace meanwhile (a test beside this one builds
+ * a system, say) takes a copy of the mount along, and unmounting ours would not end the file system.
+ *
+ * @param work is given where the file system's root is seen
+ */
+export async function whileMounted<T>(
+  image: string,
+  args: readonly string[],
+  work: (root: string) => T,
+): Promise<T> {
+  const folder = mkdtempSync(join(tmpdir(), 'tsvm-mount-'));
+  const script = 'set -e; at=$1; shift; mount "$@" "$at"; echo mounted; read -r _ || true; umount "$at"';
+  const holder = spawn(
+    'unshare',
+    ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', folder, ...args, image],
+    { stdio: ['pipe', 'pipe', 'inherit'] },
+  );
+  const ended = once(holder, 'close');
+  try {
+    await Promise.race([once(holder.stdout, 'data'), ended]);
+    if (holder.exitCode !== null) throw new Error(`cannot mount ${image} with ${args.join(' ')}`);
+    const result = work(`/proc/${holder.pid!}/root${folder}`);
+    holder.stdin.end();
+    const [code] = (await ended) as [number | null];
+    if (code !== 0) throw new Error(`cannot unmount ${image}`);
+    return result;
+  } finally {
+    holder.stdin.end();
+    await ended;
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 function works(attempt: () => { release(): void }): boolean {

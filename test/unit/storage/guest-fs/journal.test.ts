@@ -3,7 +3,6 @@ import { execFileSync } from 'node:child_process';
 import {
   copyFileSync,
   fsyncSync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   closeSync,
@@ -18,7 +17,7 @@ import { openExt4 } from '../../../../src/storage/guest-fs/ext4/ext4.ts';
 import { PathWalker, type GuestFs } from '../../../../src/storage/guest-fs/guest-fs.ts';
 import { memoryReader } from '../../../../src/storage/guest-fs/reader.ts';
 import { Random } from '../../../fuzz/random.ts';
-import { canLoop } from '../../../support/scratch-mounts.ts';
+import { canLoop, whileMounted } from '../../../support/scratch-mounts.ts';
 import { diskTool } from '../../../support/storage/disk-tools.ts';
 import { makeExt, writeTree } from '../../../support/storage/guest-image.ts';
 import { expectTree, randomTree } from '../../../support/storage/random-tree.ts';
@@ -150,11 +149,8 @@ describe.runIf(canLoop)('what Linux has written to a mounted file system', () =>
   /** @returns the disk as it is while it is mounted, all files synced */
   async function mounted(args: readonly string[], mountOptions: string): Promise<Buffer> {
     const path = join(folder, 'mounted.img');
-    const at = join(folder, 'mount');
     await makeExt(path, {}, { size: 48, args });
-    mkdirSync(at, { recursive: true });
-    execFileSync('mount', ['-o', `loop,${mountOptions}`, path, at]);
-    try {
+    await whileMounted(path, ['-o', `loop,${mountOptions}`], (at) => {
       // Blocks that were directories become parts of files: the journal revokes them.
       for (let round = 0; round < 3; round++) {
         writeTree(at, randomTree(new Random(10 + round)));
@@ -165,9 +161,7 @@ describe.runIf(canLoop)('what Linux has written to a mounted file system', () =>
       writeTree(at, tree);
       sync(at);
       copyFileSync(path, `${path}.copy`);
-    } finally {
-      execFileSync('umount', [at]);
-    }
+    });
     return readFileSync(`${path}.copy`);
   }
 

@@ -3,7 +3,6 @@ import {
   closeSync,
   copyFileSync,
   ftruncateSync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   readFileSync,
@@ -19,7 +18,7 @@ import { PathWalker, type GuestFs } from '../../../../src/storage/guest-fs/guest
 import { memoryReader } from '../../../../src/storage/guest-fs/reader.ts';
 import { openXfs } from '../../../../src/storage/guest-fs/xfs/xfs.ts';
 import { Random } from '../../../fuzz/random.ts';
-import { canLoop } from '../../../support/scratch-mounts.ts';
+import { canLoop, whileMounted } from '../../../support/scratch-mounts.ts';
 import { makeXfs, writeTree, type Tree, type XfsOptions } from '../../../support/storage/guest-image.ts';
 import { expectTree, randomTree } from '../../../support/storage/random-tree.ts';
 
@@ -65,17 +64,12 @@ describe.runIf(canLoop)('what Linux has written', () => {
   async function mounted(write: (at: string) => void): Promise<{ during: string; after: string }> {
     const after = join(folder, 'mounted.img');
     const during = `${after}.during`;
-    const at = join(folder, 'mount');
     await makeXfs(after, {}, { args: ['-b', 'size=1024'] });
-    mkdirSync(at, { recursive: true });
-    execFileSync('mount', ['-t', 'xfs', '-o', 'loop', after, at]);
-    try {
+    await whileMounted(after, ['-t', 'xfs', '-o', 'loop'], (at) => {
       write(at);
       execFileSync('sync', ['-f', at]);
       copyFileSync(after, during);
-    } finally {
-      execFileSync('umount', [at]);
-    }
+    });
     return { during, after };
   }
 
