@@ -108,7 +108,7 @@ case "${1-}" in
     ;;
   test)
     install_missing g++ g++ make make python3 python3 dpkg-deb dpkg \
-      iasl acpica-tools dmidecode dmidecode passt passt xz xz-utils zstd zstd lz4 lz4 cpio cpio script bsdutils "${image_tools[@]}"
+      iasl acpica-tools dmidecode dmidecode passt passt qemu-img qemu-utils xz xz-utils zstd zstd lz4 lz4 cpio cpio script bsdutils "${image_tools[@]}"
     provide_node
     set_up
     run_tests

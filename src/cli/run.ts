@@ -70,7 +70,20 @@ type RunFlags = {
 /** Options that only one of the two uses of `tsvm run` has. */
 const OF_KERNELS = ['transport', 'console', 'cpu', 'hostAccess', 'port', 'vsock', 'rng', 'balloon', 'stats'];
 const OF_IMAGES = [
-  ...['interactive', 'tty', 'format', 'user', 'cloudInit', 'sshKey', 'name', 'keep', 'wait', 'jail', 'json'],
+  ...[
+    'interactive',
+    'tty',
+    'format',
+    'user',
+    'cloudInit',
+    'sshKey',
+    'name',
+    'keep',
+    'cold',
+    'wait',
+    'jail',
+    'json',
+  ],
   ...['cpuLimit', 'memoryLimit'],
 ];
 const AGENT_WAIT_S = 300;
@@ -204,6 +217,7 @@ export function addRun(program: Command, done: Done, start = startVm): void {
     .option('-t, --tty', 'IMAGE: give the command a terminal')
     .option('--name <name>', "IMAGE: the VM's name (default: one of its own)")
     .option('--keep', 'IMAGE: keep the VM, switched off')
+    .option('--cold', 'IMAGE: boot, also where an earlier run has left a guest that had booted')
     .option(
       '--wait <seconds>',
       `IMAGE: how long the guest may take to come up (default: ${AGENT_WAIT_S})`,

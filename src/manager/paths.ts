@@ -10,6 +10,8 @@ export type ManagerPaths = {
   readonly vms: string;
   /** a folder for each image */
   readonly images: string;
+  /** a folder for each guest that `run` goes on from */
+  readonly warm: string;
   readonly locks: string;
   /** the user's defaults, a file: in `$TSVM_HOME` where that is set, else `$XDG_CONFIG_HOME/tsvm` */
   readonly config: string;
@@ -50,6 +52,7 @@ export function managerPaths(env: NodeJS.ProcessEnv = process.env): ManagerPaths
     root,
     vms: join(root, 'vms'),
     images: join(root, 'images'),
+    warm: join(root, 'warm'),
     locks: join(root, 'locks'),
     config: join(configFolder, 'config.ini'),
     // Another data directory has VMs of the same names.

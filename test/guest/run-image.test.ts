@@ -43,6 +43,10 @@ const left = async (): Promise<string> =>
   (await host.exec(['ls', '-A', `${home}/data/vms`])).stdout +
   (await host.exec(['pgrep', '-fa', `vm-process.*${home}`])).stdout;
 
+/** Names of the phases that the line of JSON at the end has. */
+const phasesIn = (stderr: string): string[] =>
+  Object.keys(JSON.parse(stderr.trim().split('\n').at(-1)!) as object);
+
 it('gives the command streams and arguments as they are, and its exit code back', async () => {
   const script = 'cat; echo "<$1>" >&2; exit 7';
   const result = await run(['-i', '--timings'], ['sh', '-c', script, 'sh', '--keep  *'], {
@@ -57,10 +61,38 @@ it('gives the command streams and arguments as they are, and its exit code back'
 });
 
 it('tells where the time went as JSON, too', async () => {
-  const { stdout, stderr } = await run(['--timings', '--json'], ['echo', 'out']);
+  const { stdout, stderr } = await run(['--cold', '--timings', '--json'], ['echo', 'out']);
   expect(stdout).toBe('out\n');
-  const names = ['create', 'vmm', 'kernel', 'init', 'agent', 'command', 'cleanup'];
-  expect(Object.keys(JSON.parse(stderr.trim().split('\n').at(-1)!) as object)).toEqual(names);
+  expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'kernel', 'init', 'agent', 'command', 'cleanup']);
+});
+
+it('goes on from where one of its kind had booted, as another machine, without what ran there', async () => {
+  // The first test's was the first of its kind.
+  const script = `cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/uuid /proc/sys/kernel/hostname
+    ls /run/mark; : > /run/mark`;
+  const seen = new Set<string>();
+  for (let i = 0; i < 3; i++) {
+    const { stdout, stderr } = await run(['--timings', '--json'], ['sh', '-c', script]);
+    expect(stderr).toContain('/run/mark: No such file');
+    expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'agent', 'command', 'cleanup']);
+    for (const line of stdout.trim().split('\n')) seen.add(line);
+  }
+  expect([...seen].filter((line) => /^run-[0-9a-f]{8}$/.test(line))).toHaveLength(3);
+  expect([...seen].filter((line) => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(line))).toHaveLength(6);
+  expect(await left()).toBe('');
+});
+
+it('boots where something else is asked for, and where nothing is kept any more', async () => {
+  const warm = async (): Promise<number> =>
+    (await host.exec(['ls', `${home}/data/warm`])).stdout.trim().split('\n').length;
+  const before = await warm();
+  expect(phasesIn((await run(['--mem', '192M', '--timings', '--json'], ['true'])).stderr)).toContain(
+    'kernel',
+  );
+  expect(await warm()).toBe(before + 1);
+  const pruned = await host.exec(['env', `TSVM_HOME=${home}/data`, 'node', TSVM, 'image', 'prune']);
+  expect(pruned).toMatchObject({ code: 0, stdout: expect.stringMatching(/ are free again\n$/) as string });
+  expect((await host.exec(['ls', '-A', `${home}/data/warm`])).stdout).toBe('');
 });
 
 it('opens a shell where there is no command', async () => {

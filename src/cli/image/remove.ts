@@ -16,12 +16,12 @@ export function addRemove(image: Command, done: Done): void {
       const { managerPaths } = await import('../../manager/paths.ts');
       const { loadCatalogue } = await import('../../manager/images/catalogue.ts');
       const { removeImage } = await import('../../manager/images/store.ts');
-      const { vmsOverImage } = await import('../../manager/images/users.ts');
+      const { freeImage } = await import('../../manager/warm/store.ts');
       const paths = managerPaths();
       const catalogue = loadCatalogue(paths.config);
       const removed = [];
       for (const name of names) {
-        const result = await removeImage(paths, name, (each) => vmsOverImage(paths, each), catalogue);
+        const result = await removeImage(paths, name, (each) => freeImage(paths, each), catalogue);
         removed.push(result);
         if (!json) process.stdout.write(`${result.id}: removed\n`);
       }

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { ControlClient } from '../../manager/control/client.ts';
+import { managerPaths } from '../../manager/paths.ts';
 import type { VmStore } from '../../manager/vms/store.ts';
 import { errorMessage } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
@@ -22,6 +23,8 @@ export type RunImageFlags = VmFlags &
     /** for all of it, in seconds */
     readonly timeout?: number;
     readonly timings?: true;
+    /** it boots, whatever others have done before it */
+    readonly cold?: true;
     /** the timings as JSON */
     readonly json?: true;
   };
@@ -88,20 +91,22 @@ async function inVm(
   flags: RunImageFlags,
   signal: AbortSignal,
 ): Promise<number> {
-  const { createTemporaryVm, createVm } = await import('../../manager/vms/create.ts');
+  const { createRunVm, isSpoilt, keepBooted } = await import('../../manager/warm/run.ts');
+  const paths = managerPaths();
   const store = openStore();
   const name = flags.name ?? `run-${randomBytes(4).toString('hex')}`;
   const begin = performance.timeOrigin;
-  const owner = await onBase(image, name, flags, async (vm) => {
-    if (!flags.keep) return createTemporaryVm(store, vm);
-    await createVm(store, vm);
-    return undefined;
-  });
+  const choice = { temporary: flags.keep !== true, cold: flags.cold === true };
+  const made = await onBase(image, name, flags, (vm) => createRunVm(paths, store, vm, choice));
   const created = now();
   let phases: Phases | undefined;
+  let spoilt = false;
   try {
     signal.throwIfAborted();
     return await booted(store, name, flags, signal, async (control) => {
+      const why = await keepBooted(paths, store, name, made);
+      if (why !== undefined) process.stderr.write(`tsvm: later runs will boot, too: ${why}\n`);
+      signal.throwIfAborted();
       const ready = now();
       const tty = words.length === 0 && process.stdin.isTTY && process.stdout.isTTY;
       const streams: CommandFlags = words.length === 0 ? { interactive: true, ...(tty && { tty }) } : flags;
@@ -109,14 +114,18 @@ async function inVm(
       if (flags.timings) phases = await bootPhases(control, { begin, created, ready, ended: now() });
       return status;
     });
+  } catch (error) {
+    spoilt = await isSpoilt(paths, made, error);
+    if (!spoilt) throw error;
   } finally {
-    await endOf(store, name, flags, signal);
-    owner?.[Symbol.dispose]();
+    await endOf(store, name, spoilt ? {} : flags, signal);
+    made.owner?.[Symbol.dispose]();
     if (phases !== undefined) {
       const times = phaseTimes(phases, now());
       process.stderr.write(flags.json ? `${JSON.stringify(times)}\n` : formatPhases(times));
     }
   }
+  return await inVm(image, words, { ...flags, cold: true }, signal);
 }
 
 const streamsOf = ({ interactive, tty }: CommandFlags): CommandFlags => ({
@@ -166,7 +175,7 @@ async function booted<T>(
 async function endOf(
   store: VmStore,
   name: string,
-  { keep }: RunImageFlags,
+  { keep }: Pick<RunImageFlags, 'keep'>,
   signal: AbortSignal,
 ): Promise<void> {
   const { killVm, stopVm } = await import('../../manager/vms/lifecycle.ts');

@@ -163,3 +163,9 @@ function replyError(response: ServerResponse, error: unknown): void {
   if (status === 413) response.shouldKeepAlive = false;
   reply(response, status, { error: { code: 'EINTERNAL', ...errorDetails(error) } });
 }
+
+/** Resolves when it is aborted. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}

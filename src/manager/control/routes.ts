@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunningVm } from '../../vmm/types.ts';
 import type { AgentClient } from '../agent/client.ts';
-import { HttpError, withBody, type Route } from './http.ts';
+import { aborted, HttpError, withBody, type Route } from './http.ts';
 import {
   balloonRequest,
   execRequest,
@@ -124,7 +124,8 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     'POST',
     '/v1/agent/exec',
     execRequest,
-    async ({ agent }: ControlledVm, request, { signal }): Promise<ExecAnswer> => {
+    async ({ agent, woken }: ControlledVm, request, { signal }): Promise<ExecAnswer> => {
+      await Promise.race([woken, aborted(signal)]);
       const { command, args, env, input, timeout } = request;
       const result = await agent.exec(command, args, {
         signal,
@@ -142,7 +143,3 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     },
   ),
 ];
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
-}

@@ -238,7 +238,8 @@ export function prepareStore(paths: ManagerPaths): void {
   privateFolder(paths.images);
 }
 
-function namesIn(folder: string): string[] {
+/** Names in a folder, sorted; none where it is not there. */
+export function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder).sort();
   } catch (error) {

@@ -10,18 +10,24 @@ import type { StoredImage } from './record.ts';
  * Names of the VMs that have an overlay over an image, as the overlays themselves say: also where the settings of a VM
  * cannot be read.
  */
-export async function vmsOverImage(
+export const vmsOverImage = (
   paths: Pick<ManagerPaths, 'vms'>,
+  image: Pick<StoredImage, 'folder'>,
+): Promise<readonly string[]> => foldersOver(paths.vms, image);
+
+/** Names of the folders in one that have an overlay over an image. */
+export async function foldersOver(
+  parent: string,
   image: Pick<StoredImage, 'folder'>,
 ): Promise<readonly string[]> {
   const folder = real(image.folder) + sep;
   const users: string[] = [];
-  for (const vm of entries(paths.vms)) {
-    const files = entries(join(paths.vms, vm), true).map((name) => join(paths.vms, vm, name));
+  for (const name of entries(parent)) {
+    const files = entries(join(parent, name), true).map((file) => join(parent, name, file));
     for (const file of files.filter(looksLikeQcow2)) {
       const below = await backingOf(file);
       if (below !== undefined && real(below).startsWith(folder)) {
-        users.push(vm);
+        users.push(name);
         break;
       }
     }

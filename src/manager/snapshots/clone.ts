@@ -74,19 +74,34 @@ async function cloneFrom(
   record: SnapshotRecord,
   names: readonly string[],
 ): Promise<void> {
+  const source = { folder, own, record, map: await LayerMap.read(folder) };
+  for (const name of names) await store.create(name, (target) => layClone(target, name, source));
+}
+
+/** A snapshot, and where its layers are. */
+export type CloneFiles = {
+  /** with layers, and other files that the VM's settings name */
+  readonly folder: string;
+  /** the snapshot's folder */
+  readonly own: string;
+  readonly record: SnapshotRecord;
+  readonly map: LayerMap;
+};
+
+/** Fills the folder of a new VM that goes on from a snapshot. @returns its settings */
+export async function layClone(
+  target: string,
+  name: string,
+  { folder, own, record, map }: CloneFiles,
+): Promise<VmSettings> {
   const settings = readVmIni(join(own, VM_INI));
-  const map = await LayerMap.read(folder);
-  for (const name of names) {
-    const identity = newIdentity(name, settings, record.memory);
-    await store.create(name, async (target) => {
-      await cloneDisks(folder, target, settings, record, map);
-      await cloneOthers(folder, target, settings, identity);
-      if (record.memory) linkMachine(own, join(target, RESUME));
-      for (const where of record.memory ? [target, join(target, RESUME)] : [target])
-        writeFileSync(join(where, CLONE), `${JSON.stringify(identity)}\n`, { mode: 0o600, flush: true });
-      return settingsOf(name, settings, record.memory);
-    });
-  }
+  const identity = newIdentity(name, settings, record.memory);
+  await cloneDisks(folder, target, settings, record, map);
+  await cloneOthers(folder, target, settings, identity);
+  if (record.memory) linkMachine(own, join(target, RESUME));
+  for (const where of record.memory ? [target, join(target, RESUME)] : [target])
+    writeFileSync(join(where, CLONE), `${JSON.stringify(identity)}\n`, { mode: 0o600, flush: true });
+  return settingsOf(name, settings, record.memory);
 }
 
 async function cloneDisks(
@@ -111,26 +126,28 @@ async function cloneDisks(
 async function cloneOthers(
   folder: string,
   target: string,
-  { disks, boot }: VmSettings,
+  settings: VmSettings,
   identity: Identity,
 ): Promise<void> {
-  const isOwn = (file: string | undefined): file is string => file !== undefined && basename(file) === file;
-  for (const { file } of disks.filter(isSeed).filter(({ file }) => isOwn(file))) {
+  const others = unwrittenFiles(settings);
+  for (const { file } of settings.disks.filter(isSeed).filter(({ file }) => others.includes(file))) {
     const seed = await reseed(join(folder, file), identity);
     if (seed !== undefined) writeFileSync(join(target, file), seed, { mode: 0o600, flush: true });
   }
-  const others = [
-    ...disks.filter(({ readOnly }) => readOnly).map(({ file }) => file),
-    boot.kernel,
-    boot.initrd,
-  ];
-  for (const file of others.filter(isOwn)) await linkOrCopy(join(folder, file), join(target, file));
+  for (const file of others) await linkOrCopy(join(folder, file), join(target, file));
+}
+
+/** Files in a VM's folder, besides layers, that settings name and nobody writes to. */
+export function unwrittenFiles({ disks, boot }: VmSettings): string[] {
+  const isOwn = (file: string | undefined): file is string => file !== undefined && basename(file) === file;
+  const readOnly = disks.filter((disk) => disk.readOnly).map(({ file }) => file);
+  return [...readOnly, boot.kernel, boot.initrd].filter(isOwn);
 }
 
 const isSeed = ({ readOnly, format }: DiskSettings): boolean => readOnly && format === 'raw';
 
 /** The same file by another name; a copy where it would be on another file system, or has too many names. */
-async function linkOrCopy(from: string, to: string): Promise<void> {
+export async function linkOrCopy(from: string, to: string): Promise<void> {
   if (existsSync(to)) return;
   try {
     linkSync(from, to);

@@ -5,7 +5,7 @@ import * as v from 'valibot';
 import type { AgentClient } from '../agent/client.ts';
 import { errorDetails } from '../control/errors.ts';
 import { encodeFrame, FRAME, FrameDecoder } from '../control/frames.ts';
-import { HttpError } from '../control/http.ts';
+import { aborted, HttpError } from '../control/http.ts';
 import { streamRequest, type StreamRequest, type StreamResult } from '../control/types.ts';
 import { shellQuote } from '../shell-quote.ts';
 import { openSlot, type ExecSlot, type WithPorts } from './exec-slots.ts';
@@ -20,6 +20,8 @@ const NOTHING = encodeFrame(FRAME.stdout, Buffer.alloc(0));
 export type ExecGuest = {
   readonly vm: WithPorts;
   readonly agent: AgentClient;
+  /** Resolves when a guest that goes on from a snapshot knows what it has to: none of its commands is to run before. */
+  readonly woken?: Promise<void>;
   /** of the ports in the guest; default `/dev/virtio-ports` */
   readonly portFolder?: string;
 };
@@ -47,12 +49,13 @@ export async function serveExec(guest: ExecGuest, client: Duplex, head: Buffer):
 }
 
 async function run(
-  { vm, agent, portFolder }: ExecGuest,
+  { vm, agent, woken, portFolder }: ExecGuest,
   client: Duplex,
   input: ClientInput,
   request: StreamRequest,
   signal: AbortSignal,
 ): Promise<StreamResult> {
+  await Promise.race([woken, aborted(signal)]);
   const slot = openSlot(vm, portFolder);
   if (slot === undefined)
     throw new HttpError(

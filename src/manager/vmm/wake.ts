@@ -1,6 +1,7 @@
 /** What a guest is told when it goes on from a snapshot. */
 import type { AgentClient } from '../agent/client.ts';
 import { AgentError } from '../agent/errors.ts';
+import { seedGuest } from './entropy.ts';
 import { tellIdentity, type Identity } from './identity.ts';
 
 /** A guest that ran when it was saved answers at once. */
@@ -26,15 +27,37 @@ export async function wake(
   if (identity !== undefined) await tellIdentity(agent, identity, { log, signal: ended.signal });
 }
 
-/** Sets the clock of a guest, and has it write again where it was saved with its file systems frozen. */
-async function goOn(agent: AgentClient, ended: AbortController, log: (line: string) => void): Promise<void> {
-  try {
-    await agent.waitUntilReady({ timeout: READY_LIMIT_MS, signal: ended.signal });
+/**
+ * Has a guest write again where it was saved with its file systems frozen, gives it random numbers that no other has
+ * that goes on from the same, and sets its clock.
+ */
+async function goOn(
+  agent: AgentClient,
+  { signal }: AbortController,
+  log: (line: string) => void,
+): Promise<void> {
+  /** @param work resolves with what went wrong, where it is a text */
+  const attempt = async (what: string, work: () => Promise<unknown>): Promise<boolean> => {
+    try {
+      const failure = await work();
+      if (typeof failure === 'string') log(`${what}: ${failure}`);
+      return true;
+    } catch (error) {
+      if (signal.aborted) return false;
+      if (!(error instanceof AgentError)) throw error;
+      log(`${what}: ${error.message}`);
+      return false;
+    }
+  };
+  const answers = await attempt("the guest's clock and random numbers are as they were saved", () =>
+    agent.waitUntilReady({ timeout: READY_LIMIT_MS, signal }),
+  );
+  if (!answers) return;
+  await attempt("the guest's file systems may be frozen", async () => {
     if ((await agent.freezeStatus()) === 'frozen') await agent.thaw();
-    await agent.setTime();
-  } catch (error) {
-    if (ended.signal.aborted) return;
-    if (!(error instanceof AgentError)) throw error;
-    log(`the guest's clock was not set: ${error.message}`);
-  }
+  });
+  await attempt("the guest's random numbers may be those of others", () =>
+    seedGuest(agent, { timeout: READY_LIMIT_MS, signal }),
+  );
+  await attempt("the guest's clock was not set", () => agent.setTime());
 }

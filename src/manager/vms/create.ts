@@ -73,10 +73,14 @@ export async function createTemporaryVm(store: VmStore, vm: NewVm): Promise<Disp
   return (await createOwned(store, vm, true))!;
 }
 
+/** Wrong ones are told before anything is made. @throws OptionError */
+export function checkNetworks({ networks = ['user'], publish = [] }: NewVm): void {
+  networksOf(networks.map(parseNet), { forwards: publish.map(parseForward) });
+}
+
 async function createOwned(store: VmStore, vm: NewVm, owned: boolean): Promise<Disposable | undefined> {
   const { networks = ['user'], publish = [], shares = [] } = vm;
-  // Wrong ones are told before anything is made.
-  networksOf(networks.map(parseNet), { forwards: publish.map(parseForward) });
+  checkNetworks(vm);
   const absolute = shares.map((share) => {
     const { path } = parseShare(share);
     return isAbsolute(path) ? share : join(process.cwd(), share);

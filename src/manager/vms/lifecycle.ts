@@ -27,7 +27,7 @@ const LAST_POLL = 200;
 const KILL_LIMIT = 60_000;
 
 /** What the VMM says of a state that it cannot go on from. */
-const SNAPSHOT_CODES: ReadonlySet<string> = new Set(['EDAMAGED', 'EVERSION', 'EFOREIGN', 'EHOST']);
+export const SNAPSHOT_CODES: ReadonlySet<string> = new Set(['EDAMAGED', 'EVERSION', 'EFOREIGN', 'EHOST']);
 
 /** What a process says when it is up, or that it is not. One line of JSON on its descriptor 3. */
 export const startReport = v.union([

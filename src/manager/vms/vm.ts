@@ -16,6 +16,7 @@ import { createSnapshot, type CreateSnapshotOptions, type TakenSnapshot } from '
 import { restoreSnapshot, type RestoreOptions } from '../snapshots/restore.ts';
 import { listSnapshots, removeSnapshots, type SnapshotInfo } from '../snapshots/store.ts';
 import { suspendVm } from '../snapshots/suspend.ts';
+import { createRunVm, isSpoilt, keepBooted } from '../warm/run.ts';
 import { changeVm, type VmChange } from './change.ts';
 import { createTemporaryVm, createVm, type NewVm } from './create.ts';
 import { onImage } from './image-base.ts';
@@ -48,7 +49,11 @@ export type CreateVmOptions = Omit<NewVm, 'disk' | 'image'> &
 /** A VM for one command: as to {@link Vm.create}, with a name of its own unless it is given one. */
 export type RunVmOptions = Omit<NewVm, 'disk' | 'image' | 'name'> &
   VmBase &
-  VmHomeOptions & { readonly name?: string };
+  VmHomeOptions & {
+    readonly name?: string;
+    /** it boots, whatever others have done before it, and leaves nothing for later ones; default false */
+    readonly cold?: boolean;
+  };
 
 /**
  * A VM of this user, as the command line has it too: it runs in a process of its own, and goes on when this one ends,
@@ -67,21 +72,17 @@ export class Vm implements AsyncDisposable {
    * @throws VmNameError, VmStoreError (EEXIST), StorageError, ImageError
    */
   static async create({ home, temporary = false, ...vm }: CreateVmOptions): Promise<Vm> {
-    const paths = pathsOf(home);
     const store = openStore(home);
-    const make = async (complete: NewVm): Promise<Vm> => {
+    return onBase(pathsOf(home), vm, async (complete) => {
       if (temporary) return new Vm(store, vm.name, await createTemporaryVm(store, complete));
       await createVm(store, complete);
       return new Vm(store, vm.name);
-    };
-    if (vm.disk !== undefined) return make(vm);
-    return onImage(paths, vm.image, ({ disk, seed, image = vm.image, ...base }) =>
-      make({ ...base, ...vm, disk, image, seed: { ...seed, ...vm.seed } }),
-    );
+    });
   }
 
   /**
-   * Runs one command in a VM that is gone afterwards: see {@link exec}.
+   * Runs one command in a VM that is gone afterwards: see {@link exec}. The first VM of its kind boots, and later ones
+   * go on from where it had.
    * @throws as {@link create}, {@link start}, {@link wait} and {@link exec} do
    */
   static async run(
@@ -90,11 +91,28 @@ export class Vm implements AsyncDisposable {
     args: readonly string[] = [],
     options: VmExecOptions = {},
   ): Promise<VmExecResult> {
-    const name = vm.name ?? `run-${randomBytes(4).toString('hex')}`;
-    await using own = await Vm.create({ ...vm, name, temporary: true });
-    await own.start();
-    await own.wait('agent', options.signal && { signal: options.signal });
-    return await own.exec(command, args, options);
+    const { home, cold = false, name = `run-${randomBytes(4).toString('hex')}`, ...rest } = vm;
+    const paths = pathsOf(home);
+    const store = openStore(home);
+    const made = await onBase(paths, { ...rest, name }, (complete) =>
+      createRunVm(paths, store, complete, { temporary: true, cold }),
+    );
+    {
+      await using own = new Vm(store, name, made.owner);
+      const spoilt = await own.start().then(
+        () => false,
+        async (error: unknown) => {
+          if (await isSpoilt(paths, made, error)) return true;
+          throw error;
+        },
+      );
+      if (!spoilt) {
+        await own.wait('agent', options.signal && { signal: options.signal });
+        await keepBooted(paths, store, name, made);
+        return await own.exec(command, args, options);
+      }
+    }
+    return await Vm.run({ ...vm, cold: true }, command, args, options);
   }
 
   /** A VM that is there. @throws VmStoreError (ENOVM) */
@@ -264,6 +282,18 @@ export class Vm implements AsyncDisposable {
     await this.delete({ force: true });
     this.#owner[Symbol.dispose]();
   }
+}
+
+/** @param make has to have the overlay made when it resolves */
+async function onBase<T>(
+  paths: ManagerPaths,
+  vm: Omit<NewVm, 'disk' | 'image'> & VmBase,
+  make: (complete: NewVm) => Promise<T>,
+): Promise<T> {
+  if (vm.disk !== undefined) return make(vm);
+  return onImage(paths, vm.image, ({ disk, seed, image = vm.image, ...base }) =>
+    make({ ...base, ...vm, disk, image, seed: { ...seed, ...vm.seed } }),
+  );
 }
 
 function pathsOf(home: string | undefined): ManagerPaths {

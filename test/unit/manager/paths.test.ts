@@ -19,6 +19,7 @@ describe('the data directory', () => {
       root: '/x',
       vms: '/x/vms',
       images: '/x/images',
+      warm: '/x/warm',
       locks: '/x/locks',
       config: '/x/config.ini',
       run: '/x/run',
