@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { buildGuestProgram } from '../guests/build.ts';
 import type { GuestHost } from '../lab/host.ts';
-import { openHost, TSVM } from './support.ts';
+import { openHost } from './support.ts';
+import { HostTsvm } from './tsvm.ts';
 
 const LIMIT_MS = 200_000;
 
@@ -25,13 +26,13 @@ it('are given, changed while the VM runs, and gone with it', async ({ skip }) =>
     'only the lab may be changed; test/kvm/vm-limits.test.ts does what this host lets it',
   );
   const { elf } = await buildGuestProgram('echo');
-  const { code, stdout, stderr } = await host.exec(
-    `set -e
-     mkdir -p '${folder}' /sys/fs/cgroup
+  await host.exec(['mkdir', '-p', folder]);
+  const tsvm = new HostTsvm(host, folder, LIMIT_MS);
+  const { code, stdout, stderr } = await tsvm.tryShell(
+    `mkdir -p /sys/fs/cgroup
      mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
-     t() { TSVM_HOME='${folder}/home' node '${TSVM}' "$@"; }
-     truncate -s 1M '${folder}/disk.raw'
-     t create '${folder}/disk.raw' web --kernel '${elf}' --mem 64M --net none --cpu-limit 0.1 --memory-limit 512M > /dev/null
+     truncate -s 1M disk.raw
+     t create ./disk.raw web --kernel '${elf}' --mem 64M --net none --cpu-limit 0.1 --memory-limit 512M > /dev/null
      t start web > /dev/null 2>&1
      group=$(ls -d /sys/fs/cgroup/tsvm-web-*)
      cat "$group/cpu.max" "$group/memory.max"
@@ -41,7 +42,6 @@ it('are given, changed while the VM runs, and gone with it', async ({ skip }) =>
      cat "$group/cpu.max" "$group/memory.max"
      t delete --force web > /dev/null
      ls -d /sys/fs/cgroup/tsvm-* 2> /dev/null | wc -l`,
-    { timeoutMs: LIMIT_MS },
   );
   expect({ code, stdout, stderr }).toEqual({
     code: 0,

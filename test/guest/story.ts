@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { packageRoot } from '../../images/debian/cache.ts';
 import { kernelOf } from '../../images/debian/kernel.ts';
-import { attach, LEAVE, openHost, TSVM } from './support.ts';
-import type { ExecResult } from '../lab/commands.ts';
+import { attach, LEAVE, openHost } from './support.ts';
+import { HostTsvm } from './tsvm.ts';
 import type { GuestHost } from '../lab/host.ts';
 import { cloudImages, MARK } from '../support/images/cloud-images.ts';
 import { mirrorConfig } from '../support/images/distributors.ts';
@@ -24,35 +24,8 @@ const FIRST = 'ubuntu';
 
 let host: GuestHost;
 let home: string;
+let tsvm: HostTsvm;
 let served: Promise<unknown>;
-
-function tsvm(...args: readonly string[]): Promise<ExecResult> {
-  return host.exec(['env', `TSVM_HOME=${home}`, 'node', TSVM, ...args], { timeoutMs: LIMIT_MS });
-}
-
-async function ok(...args: readonly string[]): Promise<string> {
-  const { code, stdout, stderr } = await tsvm(...args);
-  if (code !== 0) throw new Error(`tsvm ${args.join(' ')}: status ${code}: ${stdout}${stderr}`);
-  return stdout;
-}
-
-const inGuest = (name: string, line: string): Promise<string> => ok('exec', name, '--', 'sh', '-c', line);
-
-/** A line for the host's shell, where `t` is tsvm and the working directory the test's own. */
-async function shell(line: string): Promise<string> {
-  const prefix = `set -e; t() { TSVM_HOME='${home}' node '${TSVM}' "$@"; }; cd '${home}'`;
-  const { code, stdout, stderr } = await host.exec(`${prefix}\n${line}`, { timeoutMs: LIMIT_MS });
-  if (code !== 0) throw new Error(`${line}: status ${code}: ${stdout}${stderr}`);
-  return stdout;
-}
-
-const states = async (): Promise<Record<string, string>> =>
-  Object.fromEntries(
-    (JSON.parse(await ok('list', '--json')) as { name: string; state: string }[]).map(({ name, state }) => [
-      name,
-      state,
-    ]),
-  );
 
 /** Starts the server of all distributors; @returns its address */
 async function serve(folder: string): Promise<string> {
@@ -80,6 +53,7 @@ export function tellStory(count: 1 | 3): void {
   beforeAll(async () => {
     host = await openHost();
     home = join(host.scratch, 'story');
+    tsvm = new HostTsvm(host, home, LIMIT_MS);
     await unpackAhead((await kernelOf('linux-image-cloud-amd64')).vmlinuz);
     const folder = await cloudImages();
     await host.exec(['mkdir', '-p', home]);
@@ -88,7 +62,7 @@ export function tellStory(count: 1 | 3): void {
   }, LIMIT_MS);
 
   afterAll(async () => {
-    await tsvm('delete', '--force', ...names);
+    await tsvm.run('delete', '--force', ...names);
     await host.exec(`kill $(cat '${home}/server.pid')`);
     await host.exec(`rm -rf '${home}'`);
     await host.close();
@@ -98,11 +72,14 @@ export function tellStory(count: 1 | 3): void {
     it(
       'begins with an image that is downloaded, and a VM that is made of it',
       async () => {
-        await ok('create', FIRST, '--mem', '1G', '--net', 'vmnet=lan');
-        expect(await states()).toEqual({ [FIRST]: 'stopped' });
-        const images = JSON.parse(await ok('image', 'ls', '--json')) as { name: string; usedBy: string[] }[];
+        await tsvm.ok('create', FIRST, '--mem', '1G', '--net', 'vmnet=lan');
+        expect(await tsvm.states()).toEqual({ [FIRST]: 'stopped' });
+        const images = JSON.parse(await tsvm.ok('image', 'ls', '--json')) as {
+          name: string;
+          usedBy: string[];
+        }[];
         expect(images).toMatchObject([{ name: 'ubuntu:24.04', usedBy: [FIRST] }]);
-        expect(await ok('info', FIRST)).toContain('ubuntu');
+        expect(await tsvm.ok('info', FIRST)).toContain('ubuntu');
       },
       LIMIT_MS,
     );
@@ -110,17 +87,20 @@ export function tellStory(count: 1 | 3): void {
     it(
       'goes on with its start, and a command in it',
       async () => {
-        await ok('start', FIRST);
-        expect(await states()).toEqual({ [FIRST]: 'running' });
-        expect(await ok('list')).toMatch(/^ubuntu +running/m);
-        await ok('wait', '--for', 'agent', '--timeout', '450', FIRST);
-        expect(await ok('exec', FIRST, '--', 'uname', '-a')).toMatch(/^Linux .* x86_64 GNU\/Linux\n$/);
-        expect(await inGuest(FIRST, `cat ${MARK}; grep -o 'root=[^ ]*' /proc/cmdline`)).toBe(
+        await tsvm.ok('start', FIRST);
+        expect(await tsvm.states()).toEqual({ [FIRST]: 'running' });
+        expect(await tsvm.ok('list')).toMatch(/^ubuntu +running/m);
+        await tsvm.ok('wait', '--for', 'agent', '--timeout', '450', FIRST);
+        expect(await tsvm.ok('exec', FIRST, '--', 'uname', '-a')).toMatch(/^Linux .* x86_64 GNU\/Linux\n$/);
+        expect(await tsvm.inGuest(FIRST, `cat ${MARK}; grep -o 'root=[^ ]*' /proc/cmdline`)).toBe(
           'ubuntu\nroot=LABEL=cloudimg-rootfs\n',
         );
         // What cloud-init is told.
         expect(
-          await inGuest(FIRST, 'mkdir /seed && mount -t vfat -o ro /dev/vdb /seed && cat /seed/meta-data'),
+          await tsvm.inGuest(
+            FIRST,
+            'mkdir /seed && mount -t vfat -o ro /dev/vdb /seed && cat /seed/meta-data',
+          ),
         ).toMatch(/"local-hostname": "ubuntu"/);
       },
       LIMIT_MS,
@@ -129,7 +109,7 @@ export function tellStory(count: 1 | 3): void {
     it(
       'has files copied in and out',
       async () => {
-        const sums = await shell(
+        const sums = await tsvm.shell(
           `head -c 3M /dev/urandom > bytes; md5sum < bytes
          t cp -q bytes ${FIRST}:/mnt/; t exec ${FIRST} -- sync
          t exec ${FIRST} -- md5sum /mnt/bytes | cut -d' ' -f1
@@ -150,7 +130,7 @@ export function tellStory(count: 1 | 3): void {
     it(
       'has its console attached, typed at and left, while another looks on',
       async () => {
-        await ok('wait', '--for', '/\/ # /', '--timeout', '60', FIRST);
+        await tsvm.ok('wait', '--for', '/\/ # /', '--timeout', '60', FIRST);
         const other = attach(host, home, FIRST, [{ after: 'is-42', send: LEAVE }]);
         const own = await attach(host, home, FIRST, [
           // It was said before.
@@ -159,8 +139,8 @@ export function tellStory(count: 1 | 3): void {
         ]);
         expect(own).toContain('Ctrl-] leaves it');
         expect(await other).toContain('Linux version');
-        expect(await states()).toEqual({ [FIRST]: 'running' });
-        expect(await ok('logs', FIRST)).toContain('is-42');
+        expect(await tsvm.states()).toEqual({ [FIRST]: 'running' });
+        expect(await tsvm.ok('logs', FIRST)).toContain('is-42');
       },
       LIMIT_MS,
     );
@@ -170,13 +150,14 @@ export function tellStory(count: 1 | 3): void {
         'has it give memory back, and get it again',
         async () => {
           const free = async (): Promise<number> => {
-            const [, kib = '0'] = /^MemFree: +(\d+)/m.exec(await inGuest(FIRST, 'cat /proc/meminfo')) ?? [];
+            const [, kib = '0'] =
+              /^MemFree: +(\d+)/m.exec(await tsvm.inGuest(FIRST, 'cat /proc/meminfo')) ?? [];
             return Number(kib) * 1024;
           };
           const before = await free();
-          expect(await tsvm('set', '--mem', '768M', FIRST)).toMatchObject({ code: 0, stderr: '' });
+          expect(await tsvm.run('set', '--mem', '768M', FIRST)).toMatchObject({ code: 0, stderr: '' });
           await expect.poll(free, { timeout: 60_000 }).toBeLessThan(before - 200 * 2 ** 20);
-          expect(await tsvm('set', '--mem', '1G', FIRST)).toMatchObject({ code: 0, stderr: '' });
+          expect(await tsvm.run('set', '--mem', '1G', FIRST)).toMatchObject({ code: 0, stderr: '' });
           await expect.poll(free, { timeout: 60_000 }).toBeGreaterThan(before - 100 * 2 ** 20);
         },
         LIMIT_MS,
@@ -185,14 +166,14 @@ export function tellStory(count: 1 | 3): void {
     it(
       'has the file still there after a stop and a start',
       async () => {
-        const before = await inGuest(FIRST, 'md5sum < /mnt/bytes');
+        const before = await tsvm.inGuest(FIRST, 'md5sum < /mnt/bytes');
         // Nobody listens for the power button in this guest: its agent is asked.
-        await ok('stop', '--timeout', '300', FIRST);
-        expect(await ok('logs', '--process', FIRST)).toMatch(/ended: poweroff/);
-        expect(await states()).toEqual({ [FIRST]: 'stopped' });
-        await ok('start', FIRST);
-        await ok('wait', '--for', 'agent', '--timeout', '450', FIRST);
-        expect(await inGuest(FIRST, 'md5sum < /mnt/bytes')).toBe(before);
+        await tsvm.ok('stop', '--timeout', '300', FIRST);
+        expect(await tsvm.ok('logs', '--process', FIRST)).toMatch(/ended: poweroff/);
+        expect(await tsvm.states()).toEqual({ [FIRST]: 'stopped' });
+        await tsvm.ok('start', FIRST);
+        await tsvm.ok('wait', '--for', 'agent', '--timeout', '450', FIRST);
+        expect(await tsvm.inGuest(FIRST, 'md5sum < /mnt/bytes')).toBe(before);
       },
       LIMIT_MS,
     );
@@ -202,12 +183,12 @@ export function tellStory(count: 1 | 3): void {
         'has VMs of other images beside it, each of which boots what its image says',
         async () => {
           for (const [name, loader] of images.slice(1)) {
-            await ok('create', name, '--mem', '256M', '--net', 'vmnet=lan', '--start');
-            await ok('wait', '--for', 'agent', '--timeout', '600', name);
-            expect(await inGuest(name, `cat ${MARK}`)).toBe(`${name}\n`);
-            expect(await ok('logs', '--process', name)).toMatch(loader!);
+            await tsvm.ok('create', name, '--mem', '256M', '--net', 'vmnet=lan', '--start');
+            await tsvm.ok('wait', '--for', 'agent', '--timeout', '600', name);
+            expect(await tsvm.inGuest(name, `cat ${MARK}`)).toBe(`${name}\n`);
+            expect(await tsvm.ok('logs', '--process', name)).toMatch(loader!);
           }
-          expect(await states()).toEqual(Object.fromEntries(names.map((name) => [name, 'running'])));
+          expect(await tsvm.states()).toEqual(Object.fromEntries(names.map((name) => [name, 'running'])));
         },
         2 * LIMIT_MS,
       );
@@ -219,7 +200,7 @@ export function tellStory(count: 1 | 3): void {
           for (const from of names) {
             for (const to of names.filter((name) => name !== from)) {
               const ping = `for i in $(seq 60); do ping -c 1 -W 5 ${to} && exit; sleep 1; done; exit 1`;
-              expect(await inGuest(from, ping), `${from} to ${to}`).toContain(' 0% packet loss');
+              expect(await tsvm.inGuest(from, ping), `${from} to ${to}`).toContain(' 0% packet loss');
             }
           }
         },
@@ -230,9 +211,9 @@ export function tellStory(count: 1 | 3): void {
       'makes another VM of an image that is here without its server',
       async () => {
         await host.exec(`kill $(cat '${home}/server.pid')`);
-        await ok('create', FIRST, 'another');
-        expect((await tsvm('create', 'fedora')).code).not.toBe(0);
-        await ok('delete', 'another');
+        await tsvm.ok('create', FIRST, 'another');
+        expect((await tsvm.run('create', 'fedora')).code).not.toBe(0);
+        await tsvm.ok('delete', 'another');
       },
       LIMIT_MS,
     );
@@ -240,12 +221,12 @@ export function tellStory(count: 1 | 3): void {
     it(
       'ends with nothing left but images, which can go then',
       async () => {
-        await ok('delete', '--force', ...names);
-        expect(await ok('list', '-q')).toBe('');
-        expect(await shell('ls -A vms')).toBe('');
+        await tsvm.ok('delete', '--force', ...names);
+        expect(await tsvm.ok('list', '-q')).toBe('');
+        expect(await tsvm.shell('ls -A vms')).toBe('');
         expect((await host.exec(['pgrep', '-fa', `vm-process.*${home}`])).stdout).toBe('');
-        await ok('image', 'rm', ...names);
-        expect(JSON.parse(await ok('image', 'ls', '--json'))).toEqual([]);
+        await tsvm.ok('image', 'rm', ...names);
+        expect(JSON.parse(await tsvm.ok('image', 'ls', '--json'))).toEqual([]);
       },
       LIMIT_MS,
     );

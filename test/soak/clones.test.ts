@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Vm } from '../../src/index.ts';
-import { cloudKernel, openHost, TSVM } from '../guest/support.ts';
+import { cloudKernel, openHost } from '../guest/support.ts';
+import { HostTsvm } from '../guest/tsvm.ts';
 import { agentInitramfs } from '../support/agent-guest.ts';
 import { VmHome } from '../support/vm-home.ts';
 
@@ -79,12 +80,7 @@ function memoryOf(pid: number): { private: number; pss: number } {
 test(`${LINUX} of a Linux are ${LINUX} machines`, async () => {
   const host = await openHost();
   const folder = join(host.scratch, 'clones');
-  const shell = async (line: string): Promise<string> => {
-    const prefix = `set -e; t() { TSVM_HOME='${folder}/home' node '${TSVM}' "$@"; }; cd '${folder}'`;
-    const { code, stdout, stderr } = await host.exec(`${prefix}\n${line}`, { timeoutMs: LIMIT_MS });
-    if (code !== 0) throw new Error(`${line}: status ${code}: ${stdout}${stderr}`);
-    return stdout;
-  };
+  const tsvm = new HostTsvm(host, folder, LIMIT_MS);
   try {
     const kernel = await cloudKernel();
     const initrd = await agentInitramfs(kernel, {
@@ -92,9 +88,9 @@ test(`${LINUX} of a Linux are ${LINUX} machines`, async () => {
       setUp: `mkdir -p /etc; tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id; ip link set eth0 up`,
     });
     await host.exec(['mkdir', '-p', folder]);
-    await shell(`
+    await tsvm.shell(`
       truncate -s 1M disk.raw
-      t create disk.raw web --kernel '${kernel.vmlinuz}' --initrd '${initrd}' --cmdline 'console=ttyS0 quiet' \\
+      t create ./disk.raw web --kernel '${kernel.vmlinuz}' --initrd '${initrd}' --cmdline 'console=ttyS0 quiet' \\
         --mem 512M --net vmnet=clones --start
       t wait --for agent --timeout 300 web; t snapshot create web one; t stop --force web
       t clone web@one copy --count ${LINUX} --start`);
@@ -102,15 +98,14 @@ test(`${LINUX} of a Linux are ${LINUX} machines`, async () => {
     for (let i = 1; i <= LINUX; i++) {
       const look =
         'cat /proc/sys/kernel/hostname /etc/machine-id /sys/class/net/eth0/address; head -c 32 /dev/urandom | md5sum';
-      said.push((await shell(`t exec copy-${i} -- sh -c '${look}'`)).trim().split('\n'));
+      said.push((await tsvm.inGuest(`copy-${i}`, look)).trim().split('\n'));
     }
     for (let line = 0; line < 4; line++)
       expect(new Set(said.map((each) => each[line])).size, JSON.stringify(said)).toBe(LINUX);
     expect(said.map(([name]) => name)).toEqual(Array.from({ length: LINUX }, (_, i) => `copy-${i + 1}`));
   } finally {
-    await host.exec(
-      `for vm in web $(seq -f copy-%g ${LINUX}); do TSVM_HOME='${folder}/home' node '${TSVM}' delete --force $vm; done; rm -rf '${folder}'`,
-    );
+    await tsvm.run('delete', '--force', 'web', ...Array.from({ length: LINUX }, (_, i) => `copy-${i + 1}`));
+    await host.exec(`rm -rf '${folder}'`);
     await host.close();
   }
 });
