@@ -6,12 +6,19 @@
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
 #include "error.h"
+#include "page_map.h"
 
 namespace tsvm {
 
@@ -90,9 +97,40 @@ Fd OpenFile(Napi::Env env, const std::string& path, bool shared, uint64_t offset
   return fd;
 }
 
-struct Range {
-  uint64_t offset;
-  uint64_t length;
+// More threads than this wait for the memory, not for the processor.
+constexpr unsigned kMostCopiers = 4;
+
+class Prefetcher : public Napi::AsyncWorker {
+ public:
+  Prefetcher(Napi::Env env, std::shared_ptr<Mapping> mapping, std::shared_ptr<Mapping> source, std::vector<Range> ranges)
+      : AsyncWorker(env),
+        deferred_(env),
+        mapping_(std::move(mapping)),
+        source_(std::move(source)),
+        ranges_(std::move(ranges)) {}
+
+  Napi::Promise promise() const { return deferred_.Promise(); }
+
+  void Execute() override { error_ = mapping_->Copy(source_, ranges_); }
+
+  void OnOK() override {
+    if (error_ == 0) {
+      deferred_.Resolve(Env().Undefined());
+      return;
+    }
+    try {
+      ThrowErrno(Env(), error_, "mmap", "a copy of the memory of a snapshot");
+    } catch (const Napi::Error& error) {
+      deferred_.Reject(error.Value());
+    }
+  }
+
+ private:
+  Napi::Promise::Deferred deferred_;
+  std::shared_ptr<Mapping> mapping_;
+  std::shared_ptr<Mapping> source_;
+  std::vector<Range> ranges_;
+  int error_ = 0;
 };
 
 // `count` pairs of offset and length in a Float64Array: whole pages of the mapping, none of them empty.
@@ -141,12 +179,48 @@ int Mapping::MapOver(int fd, uint64_t offset, uint64_t length) {
   return 0;
 }
 
+int Mapping::Copy(const std::shared_ptr<Mapping>& source, const std::vector<Range>& ranges) {
+  source_ = source;
+  for (const Range& range : ranges) {
+    uint8_t* place = base_ + range.offset;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (mmap(place, range.length, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) return errno;
+    madvise(place, range.length, MADV_HUGEPAGE);
+    madvise(place, range.length, MADV_DONTDUMP);
+    madvise(place, range.length, MADV_DONTFORK);
+    // By huge pages, for threads to share the work.
+    for (uint64_t at = range.offset; at < range.offset + range.length; at += kHugePage) {
+      copied_.push_back({at, std::min(kHugePage, range.offset + range.length - at)});
+    }
+  }
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i = next++; i < copied_.size(); i = next++) {
+      std::memcpy(base_ + copied_[i].offset, source->base() + copied_[i].offset, copied_[i].length);
+    }
+  };
+  std::vector<std::thread> others;
+  const size_t count = std::min<size_t>({copied_.size(), kMostCopiers, std::thread::hardware_concurrency()});
+  for (size_t i = 1; i < count; i++) {
+    try {
+      others.emplace_back(work);
+    } catch (const std::system_error&) {
+      break;
+    }
+  }
+  work();
+  for (std::thread& other : others) other.join();
+  return 0;
+}
+
 void Memory::Define(Napi::Env env, Napi::Object exports) {
   exports.Set("Memory", DefineClass(env, "Memory",
                                     {
                                         InstanceMethod("window", &Memory::Window),
                                         InstanceMethod("discard", &Memory::Discard),
                                         InstanceMethod("mapOver", &Memory::MapOver),
+                                        InstanceMethod("prefetch", &Memory::Prefetch),
+                                        InstanceMethod("touched", &Memory::Touched),
                                         InstanceMethod("close", &Memory::Close),
                                         InstanceAccessor("size", &Memory::GetSize, nullptr),
                                         InstanceAccessor("fd", &Memory::GetFd, nullptr),
@@ -240,6 +314,54 @@ void Memory::MapOver(const Napi::CallbackInfo& info) {
     const int error = mapping.MapOver(fd.get(), range.offset, range.length);
     if (error != 0) ThrowErrno(env, error, "mmap", "a file over memory");
   }
+}
+
+// prefetch(source, ranges, count): a promise. Memory with the same contents takes the place of these ranges, which the
+// guest is about to touch. No I/O may be under way until it has resolved, and no vCPU run.
+Napi::Value Memory::Prefetch(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Mapping& mapping = Open(env);
+  std::shared_ptr<Mapping> source = MappingOf(info[0]);
+  if (mapping.shared() || mapping.page_size() != 4096 || source->size() != mapping.size() || mapping.source() != nullptr) {
+    ThrowErrno(env, EINVAL, "mmap", "a copy of other memory, or a second one");
+  }
+  auto* worker = new Prefetcher(env, mapping_, std::move(source), ToRanges(info[1], info[2], mapping));
+  const Napi::Promise promise = worker->promise();
+  worker->Queue();
+  return promise;
+}
+
+// touched(pagemap, block, least): pairs of offset and length of the blocks, neighbours joined, of which this process has
+// at least so many pages in its page tables.
+Napi::Value Memory::Touched(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const Mapping& mapping = Open(env);
+  const int pagemap = ToFd(info[0], "pagemap");
+  const uint64_t block = ToUint(info[1], "block", uint64_t{1} << 30);
+  const uint64_t least = ToUint(info[2], "least", uint64_t{1} << 30);
+  if (block == 0 || block % kPage != 0) throw Napi::RangeError::New(env, "a block is whole pages");
+  std::vector<double> numbers;
+  std::vector<uint64_t> entries(block / kPage);
+  for (uint64_t at = 0; at < mapping.size(); at += block) {
+    const uint64_t length = std::min(block, mapping.size() - at);
+    const uint64_t page = (reinterpret_cast<uintptr_t>(mapping.base()) + at) / kPage;
+    const size_t wanted = length / kPage * sizeof(uint64_t);
+    const ssize_t got = pread(pagemap, entries.data(), wanted, static_cast<off_t>(page * sizeof(uint64_t)));
+    if (got < 0 || static_cast<size_t>(got) != wanted) ThrowErrno(env, got < 0 ? errno : EIO, "pread", "page map");
+    const auto present = [](uint64_t entry) { return (entry & kPresent) != 0; };
+    const auto end = entries.begin() + static_cast<ptrdiff_t>(length / kPage);
+    if (static_cast<uint64_t>(std::count_if(entries.begin(), end, present)) < least) continue;
+    const size_t count = numbers.size();
+    if (count > 0 && numbers[count - 2] + numbers[count - 1] == static_cast<double>(at)) {
+      numbers[count - 1] += static_cast<double>(length);
+    } else {
+      numbers.push_back(static_cast<double>(at));
+      numbers.push_back(static_cast<double>(length));
+    }
+  }
+  auto result = Napi::Float64Array::New(env, numbers.size());
+  if (!numbers.empty()) std::memcpy(result.Data(), numbers.data(), numbers.size() * sizeof(double));
+  return result;
 }
 
 void Memory::Close(const Napi::CallbackInfo&) {

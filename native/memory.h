@@ -5,10 +5,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "fd.h"
 
 namespace tsvm {
+
+struct Range {
+  uint64_t offset;
+  uint64_t length;
+};
 
 // Pages of the host. Shared by the JavaScript object, its windows, the VMs that map it and I/O in flight; the
 // address range goes when the last of them has let go.
@@ -33,6 +39,12 @@ class Mapping {
   int MapOver(int fd, uint64_t offset, uint64_t length);
   // Untouched pages have the contents of a file.
   bool layered() const { return layered_; }
+  // Puts memory of its own, in huge pages where there are any, with what `source` has there in place of ranges that have
+  // the same contents. Returns an errno value, or 0.
+  int Copy(const std::shared_ptr<Mapping>& source, const std::vector<Range>& ranges);
+  // Ranges that were copied: what the file below has there is what `source` has.
+  const std::vector<Range>& copied() const { return copied_; }
+  const Mapping* source() const { return source_.get(); }
 
  private:
   uint8_t* base_;
@@ -41,6 +53,8 @@ class Mapping {
   Fd fd_;
   bool shared_;
   bool layered_;
+  std::vector<Range> copied_;
+  std::shared_ptr<Mapping> source_;
 };
 
 class Memory : public Napi::ObjectWrap<Memory> {
@@ -56,6 +70,8 @@ class Memory : public Napi::ObjectWrap<Memory> {
   Napi::Value GetFd(const Napi::CallbackInfo& info);
   void Discard(const Napi::CallbackInfo& info);
   void MapOver(const Napi::CallbackInfo& info);
+  Napi::Value Prefetch(const Napi::CallbackInfo& info);
+  Napi::Value Touched(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);
   Mapping& Open(Napi::Env env) const;
 

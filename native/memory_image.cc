@@ -17,22 +17,17 @@
 
 #include "arguments.h"
 #include "error.h"
+#include "page_map.h"
 
 namespace tsvm {
 
 namespace {
 
-constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMaxBlock = uint64_t{1} << 30;
 // close_range(2), which headers of some distributions do not know
 constexpr long kCloseRange = 436;
 // A write of more gains nothing.
 constexpr uint64_t kMaxWrite = uint64_t{1} << 22;
-
-// Documentation/admin-guide/mm/pagemap.rst
-constexpr uint64_t kPresent = uint64_t{1} << 63;
-constexpr uint64_t kSwapped = uint64_t{1} << 62;
-constexpr uint64_t kOfFile = uint64_t{1} << 61;
 
 bool IsZero(const uint8_t* page) {
   for (uint64_t at = 0; at < kPage; at += 64) {
@@ -224,6 +219,16 @@ void MemoryImage::Find(Napi::Env env, int pagemap, bool changed_only) {
   }
   const uint64_t first = reinterpret_cast<uintptr_t>(mapping_->base()) / kPage;
   const uint64_t pages = mapping_->size() / kPage;
+  // What was copied is no file's any more: whether it has changed is seen in its contents.
+  std::vector<bool> copied(pages, false);
+  if (changed_only) {
+    for (const Range& range : mapping_->copied()) {
+      for (uint64_t at = range.offset; at < range.offset + range.length; at += kPage) {
+        copied[at / kPage] = true;
+        if (std::memcmp(mapping_->base() + at, mapping_->source()->base() + at, kPage) != 0) (*blocks_)[at / block_] = true;
+      }
+    }
+  }
   std::vector<uint64_t> entries(4096);
   for (uint64_t page = 0; page < pages;) {
     const uint64_t wanted = std::min<uint64_t>(entries.size(), pages - page) * sizeof(uint64_t);
@@ -232,7 +237,7 @@ void MemoryImage::Find(Napi::Env env, int pagemap, bool changed_only) {
     const uint64_t count = static_cast<uint64_t>(got) / sizeof(uint64_t);
     for (uint64_t i = 0; i < count; i++) {
       const uint64_t entry = entries[i];
-      if ((entry & (kPresent | kSwapped)) == 0 || (changed_only && (entry & kOfFile) != 0)) continue;
+      if (copied[page + i] || (entry & (kPresent | kSwapped)) == 0 || (changed_only && (entry & kOfFile) != 0)) continue;
       (*blocks_)[(page + i) * kPage / block_] = true;
     }
     page += count;

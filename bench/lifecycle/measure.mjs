@@ -52,7 +52,7 @@ async function runCommand(name, command) {
 /** From the start of tsvm to the agent's answer. */
 async function bootBare() {
   rmSync(socket, { force: true });
-  spawnSync(prepare[0], prepare.slice(1), { stdio: 'inherit' });
+  spawnSync(prepare[0], prepare.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
   let ready = null;
   const { said, errors } = await watch(bare, (child, start) => {
     const ask = () => {

@@ -41,6 +41,10 @@ export type NativeMemory = {
   /** Takes `count` pairs of offset and length, all of them whole pages. */
   discard(ranges: Float64Array, count: number): void;
   mapOver(path: string, ranges: Float64Array, count: number): void;
+  /** Puts copies of what `source` has, with the same contents, in place of `count` ranges. */
+  prefetch(source: NativeMemory, ranges: Float64Array, count: number): Promise<void>;
+  /** Blocks, as pairs of offset and length, that have at least so many pages in the process's page tables. */
+  touched(pagemap: number, block: number, least: number): Float64Array;
   close(): void;
 };
 

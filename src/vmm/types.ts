@@ -207,6 +207,12 @@ export type RestoreOptions = {
    * what has changed since alone. Default: it has all
    */
   readonly keep?: string;
+  /**
+   * has what the first guest that went on from there touched in memory of its own, in huge pages where there are any,
+   * before this one runs: it is sooner done with what it was about to do, and has that in common with no other. Default
+   * false
+   */
+  readonly prefetch?: boolean;
   /** a VM generation id, a UUID: the guest is told before it runs that it goes on as another machine; default: the one that it had */
   readonly generation?: string;
 };

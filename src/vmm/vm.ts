@@ -108,8 +108,11 @@ export async function startVm(options: VmOptions, opened: Opened = {}): Promise<
       opened.kernel ?? (await openKernel(settings.kernel, { unpack: settings.unpackKernel }));
     sources.push(source);
     for (const path of settings.initrds) sources.push(openSource(path, 'initrd'));
+    await snapshot?.ready;
     return new VirtualMachine(settings, kvm, sources, peripherals, note, snapshot);
   } catch (error) {
+    await snapshot?.ready.catch(() => undefined);
+    snapshot?.touched.close();
     snapshot?.ram.close();
     for (const source of sources) source.close();
     if (sources.length === 0) opened.kernel?.source.close();
@@ -179,6 +182,10 @@ class VirtualMachine implements RunningVm {
     }
     const kernelLoaded = performance.now();
     this.#run();
+    if (snapshot !== undefined) {
+      snapshot.touched.watch(snapshot.ram);
+      void this.exited.then(() => snapshot.touched.close());
+    }
     this.timings = { kernelLoaded, firstRun: performance.now() };
   }
 

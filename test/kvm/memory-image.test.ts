@@ -145,3 +145,45 @@ test('ranges that are not of the memory are refused, and nothing is mapped', () 
   expect(() => ram.mapOver(below, Float64Array.of(0, PAGE))).toThrow(/shorter/);
   ram.close();
 });
+
+test('what was prefetched is as it was in the file, and only what has changed there since is a change', async () => {
+  const path = newFile();
+  const fd = openSync(path, 'r+');
+  const content = Buffer.alloc(SIZE, 5);
+  writeFileSync(fd, content);
+  closeSync(fd);
+  const over = newFile();
+  writeFileSync(over, Buffer.alloc(SIZE, 6));
+  const extents = Float64Array.of(16 * PAGE, 16 * PAGE, 512 * PAGE, 16 * PAGE);
+  content.fill(6, 16 * PAGE, 32 * PAGE);
+  content.fill(6, 512 * PAGE, 528 * PAGE);
+  const ram = ramOf({ kind: 'file', path, shared: false });
+  ram.mapOver(over, extents);
+  const layers = [{ path }, { path: over, extents }];
+  await ram.prefetch(layers, Float64Array.of(0, 2 ** 21, SIZE - 2 ** 21, 2 ** 21));
+  expect(content.equals(ram.memory.read(0, SIZE))).toBe(true);
+  // One in what was copied, one beyond it; one with what is there already.
+  put(ram, 17, 7);
+  put(ram, 600, 8);
+  put(ram, 20, 6);
+  const { extents: changed, bytes } = await write(ram, true, true);
+  const block = (page: number): number => Math.floor((page * PAGE) / BLOCK) * BLOCK;
+  expect(changed).toEqual([block(17), BLOCK, block(600), BLOCK]);
+  expect(bytes).toBe(2 * BLOCK);
+  await expect(ram.prefetch(layers, Float64Array.of(0, 2 ** 21))).rejects.toMatchObject({ code: 'EINVAL' });
+  ram.close();
+});
+
+test('blocks that were touched are told', () => {
+  const path = newFile();
+  writeFileSync(path, Buffer.alloc(SIZE, 5));
+  const ram = ramOf({ kind: 'file', path, shared: false });
+  const block = 2 ** 21;
+  for (const page of [512, 600, 700, 1600]) for (let i = 0; i < 8; i++) put(ram, page + i, 1);
+  using pageMap = new PageMap();
+  expect([...ram.native.touched(pageMap.fd, block, 17)]).toEqual([block, block]);
+  expect([...ram.native.touched(pageMap.fd, block, 8)]).toEqual([block, block, 3 * block, block]);
+  for (const wrong of [0, 100, -4096])
+    expect(() => ram.native.touched(pageMap.fd, wrong, 1)).toThrow(/block/);
+  ram.close();
+});

@@ -21,6 +21,7 @@ import { IoRing } from '../../src/kvm/io-ring.ts';
 import { createQcow2 } from '../../src/storage/qcow2/create.ts';
 import { resolveChain } from '../../src/storage/qcow2/chain.ts';
 import { formatState, parseState, readState, STATE_FILE } from '../../src/vmm/snapshot/state-file.ts';
+import { TOUCHED_FILE } from '../../src/vmm/snapshot/touched.ts';
 import type { RunningVm, VmOptions } from '../../src/vmm/types.ts';
 import { startVm } from '../../src/vmm/vm.ts';
 import { buildGuestProgram } from '../guests/build.ts';
@@ -100,9 +101,50 @@ test('a snapshot of a VM that goes on from one has the changes alone, and the fi
   expect(memoryBytes).toBeLessThan(1024 * 1024);
   await stop(second);
   rmSync(keep, { recursive: true });
-  expect(readdirSync(folder).sort()).toEqual(['memory', 'memory.0', STATE_FILE]);
+  expect(readdirSync(folder).sort()).toEqual(['memory', 'memory.0', STATE_FILE, TOUCHED_FILE].sort());
   const third = await start({ restore: { folder } });
   await echoes(third, 'three');
+});
+
+test('what the first one touched is there before the second one runs; nonsense in the list is nobody’s harm', async () => {
+  const vm = await start();
+  await echoes(vm, 'one');
+  const folder = newFolder();
+  await vm.snapshot({ folder });
+  await stop(vm);
+  const list = join(folder, TOUCHED_FILE);
+  const first = await start({ restore: { folder, prefetch: true } });
+  await echoes(first, 'two');
+  await expect.poll(() => statSync(list).size, { timeout: 10_000 }).toBeGreaterThan(0);
+  await stop(first);
+  writeFileSync(list, JSON.stringify({ ranges: [[0, MEMORY]] }));
+  const keep = join(scratch, 'keep-prefetched');
+  const second = await start({ restore: { folder, prefetch: true, keep } });
+  await echoes(second, 'three');
+  // None of it counts as changed.
+  const later = newFolder();
+  expect((await second.snapshot({ folder: later })).memoryBytes).toBeLessThan(1024 * 1024);
+  await stop(second);
+  const third = await start({ restore: { folder: later, prefetch: true } });
+  await echoes(third, 'four');
+  await stop(third);
+  for (const ranges of [
+    [[-1, 5]],
+    [[0, MEMORY + 2 ** 21]],
+    [
+      [2 ** 21, 2 ** 21],
+      [0, 2 ** 21],
+    ],
+    [[1, 2]],
+    'x',
+    [[0]],
+  ]) {
+    writeFileSync(list, JSON.stringify({ ranges }));
+    const other = await start({ restore: { folder, prefetch: true } });
+    expect(statSync(list).size).toBe(0);
+    await echoes(other, 'five');
+    await stop(other);
+  }
 });
 
 test('a copy has another VM generation id, with the event of it, before it runs', async () => {

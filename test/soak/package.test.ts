@@ -53,7 +53,7 @@ test(
     const modules = ['virtio_blk', 'virtio_net'];
     const initrd = await agentInitramfs(kernel, {
       modules,
-      setUp: `echo readme > /etc/made-by; echo 'guest login: '`,
+      setUp: `mkdir -p /etc /srv; echo readme > /etc/made-by; echo 'guest login: '`,
     });
     const disk = join(own.project, 'disk.qcow2');
     await grubDisk(disk, 'readme', kernel, initrd);

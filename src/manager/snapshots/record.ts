@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
+import { TOUCHED_FILE } from '../../vmm/snapshot/touched.ts';
 import { STATE_FILE } from '../../vmm/snapshot/state-file.ts';
 import { SNAPSHOTS } from '../vms/files.ts';
 import { isVmName } from '../vms/name.ts';
@@ -108,7 +109,7 @@ export const formatSnapshot = (record: SnapshotRecord): string => `${JSON.string
 
 /** Names of the files of the VMM in the folder of a snapshot. */
 export const machineFiles = (folder: string): string[] =>
-  readdirSync(folder).filter((name) => name === STATE_FILE || MEMORY.test(name));
+  readdirSync(folder).filter((name) => name === STATE_FILE || name === TOUCHED_FILE || MEMORY.test(name));
 
 /** SHA-256 of a file, in hexadecimal. */
 export function digestOf(path: string): string {

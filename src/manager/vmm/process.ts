@@ -117,7 +117,10 @@ export async function runVmProcess(
     // Names of memory files of an earlier life.
     rmSync(BASE, { recursive: true, force: true });
     // Others may go on, or have gone on, from the same: the guest is not to draw the same random numbers as they.
-    const restore = { folder: RESUME, keep: BASE, generation: randomUUID() };
+    const identity = readIdentity();
+    // Clones may be many, and have their memory in common; one for a command is to be soon done.
+    const prefetch = identity === undefined || tie !== undefined;
+    const restore = { folder: RESUME, keep: BASE, prefetch, generation: randomUUID() };
     const vm = await startVm({ ...options, ...(resuming && { restore }) }, opened);
     // From here on it goes another way: it cannot go on from there twice.
     if (resuming) rmSync(RESUME, { recursive: true, force: true });
@@ -136,7 +139,7 @@ export async function runVmProcess(
       events,
     );
     void tie?.lost.then(() => process_.stop('force'));
-    process_.woken = wake(process_.agent, { resuming, identity: readIdentity(), log, exited: vm.exited });
+    process_.woken = wake(process_.agent, { resuming, identity, log, exited: vm.exited });
     mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);

@@ -25,7 +25,7 @@ export type MemoryBase = readonly { readonly path: string; readonly extents?: Me
 
 /** RAM as it was. @throws SnapshotError, KvmError */
 export function openMemory(folder: string, size: number, layers: readonly MemoryLayer[]): GuestRam {
-  const [lowest, ...above] = layers.map(({ file, extents }) => ({ path: join(folder, file), extents }));
+  const [lowest, ...above] = filesOf(folder, layers);
   for (const { file } of layers) checkFile(join(folder, file), size);
   let ram: GuestRam | undefined;
   try {
@@ -33,13 +33,23 @@ export function openMemory(folder: string, size: number, layers: readonly Memory
       ranges: ramRanges(size),
       backing: { kind: 'file', path: lowest!.path, shared: false },
     });
-    for (const { path, extents } of above) ram.mapOver(path, Float64Array.from((extents ?? []).flat()));
+    for (const { path, extents } of above) ram.mapOver(path, extents);
     return ram;
   } catch (error) {
     ram?.close();
     throw error;
   }
 }
+
+/** The files that RAM lies on, the lowest first. */
+export const filesOf = (
+  folder: string,
+  layers: readonly MemoryLayer[],
+): readonly { readonly path: string; readonly extents: Float64Array }[] =>
+  layers.map(({ file, extents }) => ({
+    path: join(folder, file),
+    extents: Float64Array.from((extents ?? []).flat()),
+  }));
 
 function checkFile(path: string, size: number): void {
   const stats = statSync(path, { throwIfNoEntry: false });

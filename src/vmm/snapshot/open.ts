@@ -2,8 +2,9 @@
 import { linkSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { GuestRam } from '../../kvm/memory.ts';
-import { openMemory, type MemoryBase } from './memory-file.ts';
+import { filesOf, openMemory, type MemoryBase } from './memory-file.ts';
 import { SnapshotError } from './error.ts';
+import { Touched } from './touched.ts';
 import { readState, STATE_FILE, type MachineState } from './state-file.ts';
 import type { RestoreOptions, VmOptions } from '../types.ts';
 
@@ -11,6 +12,9 @@ export type OpenedSnapshot = {
   readonly state: MachineState;
   readonly ram: GuestRam;
   readonly base: MemoryBase | undefined;
+  readonly touched: Touched;
+  /** Resolves when RAM may be used. @throws KvmError */
+  readonly ready: Promise<void>;
 };
 
 /**
@@ -18,7 +22,7 @@ export type OpenedSnapshot = {
  * @throws SnapshotError, KvmError
  */
 export function openSnapshot(
-  { folder, keep }: RestoreOptions,
+  { folder, keep, prefetch = false }: RestoreOptions,
   settings: Required<Pick<VmOptions, 'memory' | 'cpus' | 'transport'>>,
 ): OpenedSnapshot {
   const path = join(folder, STATE_FILE);
@@ -37,7 +41,21 @@ export function openSnapshot(
     );
   const { size, layers } = state.memory;
   const ram = openMemory(folder, size, layers);
-  return { state, ram, base: keep === undefined ? undefined : keepLayers(folder, keep, layers) };
+  const touched = new Touched(folder, size);
+  const { ranges } = touched;
+  const ready =
+    prefetch && ranges !== undefined && ranges.length > 0
+      ? ram.prefetch(filesOf(folder, layers), ranges)
+      : Promise.resolve();
+  // Whatever else fails before anybody waits for it.
+  ready.catch(() => undefined);
+  return {
+    state,
+    ram,
+    base: keep === undefined ? undefined : keepLayers(folder, keep, layers),
+    touched,
+    ready,
+  };
 }
 
 function difference(name: string, saved: string | number, now: string | number): string | undefined {

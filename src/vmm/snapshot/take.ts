@@ -7,6 +7,7 @@ import { syncFolder } from '../../storage/sync-folder.ts';
 import type { SnapshotOptions, SnapshotResult } from '../types.ts';
 import { SnapshotError } from './error.ts';
 import { MemoryWriter, type MemoryBase } from './memory-file.ts';
+import { createTouched, TOUCHED_FILE } from './touched.ts';
 import { formatState, STATE_FILE, type EncodedMachineState, type MemoryLayer } from './state-file.ts';
 
 /** A machine, and how it is stopped. */
@@ -61,6 +62,7 @@ export async function takeSnapshot(subject: Subject, options: SnapshotOptions): 
       // Whatever else fails, it is waited for.
       writing.catch(() => undefined);
       if (!live) memoryBytes = await writing;
+      createTouched(folder);
       stateFd = writeFile(statePath, formatState(state));
       await subject.freezeDisks();
       goOn();
@@ -75,6 +77,7 @@ export async function takeSnapshot(subject: Subject, options: SnapshotOptions): 
     goOn();
     writer?.remove();
     if (stateFd !== undefined) rmSync(statePath, { force: true });
+    if (memory) rmSync(join(folder, TOUCHED_FILE), { force: true });
     throw error;
   } finally {
     if (stateFd !== undefined) closeSync(stateFd);
