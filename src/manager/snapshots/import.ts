@@ -14,6 +14,7 @@ import { IoRing } from '../../kvm/io-ring.ts';
 import { openDisk } from '../../storage/open.ts';
 import { PromisedDisk } from '../../storage/promised-disk.ts';
 import { createDisk, createOverlay } from '../../storage/tools.ts';
+import { createTouched } from '../../vmm/snapshot/touched.ts';
 import { readState, STATE_FILE } from '../../vmm/snapshot/state-file.ts';
 import { SPARSE_FOLDER } from '../copy/tar-writer.ts';
 import { readTar, TarError, type TarEntry } from '../copy/tar-reader.ts';
@@ -251,6 +252,7 @@ async function unpackMemory(archive: Archive, { memory, snapshot }: Manifest, ow
   }
   const missing = layers.find(({ file }) => !memory.some(({ name }) => name === file));
   if (missing !== undefined) throw refusal(`it has no ${missing.file}, which ${STATE_FILE} names`);
+  createTouched(own);
 }
 
 type Handle = Awaited<ReturnType<typeof open>>;
