@@ -29,7 +29,13 @@ export async function benchVerbs({
       await timed('wait for a word on the console', () => home.ok('wait', '--for', '/echo: ready/', NAME));
       await timed('list', () => home.ok('list'));
       await timed('info', () => home.ok('info', NAME));
-      await timed('stop', () => home.ok('stop', NAME));
+      await timed('snapshot create', () => home.ok('snapshot', 'create', NAME, 'one'));
+      await timed('restore', () => home.ok('restore', '--force', NAME, 'one'));
+      await timed('clone --start', () => home.ok('clone', `${NAME}@one`, 'copy', '--start'));
+      await home.ok('delete', '--force', 'copy');
+      await timed('suspend', () => home.ok('suspend', NAME));
+      await timed('start, where it was suspended', () => home.ok('start', NAME));
+      await timed('stop', () => home.ok('stop', '--force', NAME));
       await timed('delete', () => home.ok('delete', NAME));
     }
   } finally {
