@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { cloudKernel, openHost, TSVM } from '../guest/support.ts';
 import type { GuestHost } from '../lab/host.ts';
-import { agentInitramfs } from '../support/agent-guest.ts';
+import { agentInitramfs, NETWORK_UP } from '../support/agent-guest.ts';
 
 const LIMIT_MS = 600_000;
 
@@ -44,4 +44,23 @@ it('gives folders, a seed and a terminal', async () => {
   expect(result.stdout.replaceAll('\r', ''), result.stderr).toBe(`/dev/pts/0\nfrom-host\n${userData}\n`);
   expect((await host.exec(['cat', `${home}/share/out`])).stdout).toBe('from-guest\n');
   expect((await host.exec(['ls', '-A', `${home}/data/vms`])).stdout).toBe('');
+});
+
+it('gives ports of the host, to the first of its kind and to one that goes on from it', async () => {
+  const kernel = await cloudKernel();
+  const initrd = await agentInitramfs(kernel, { modules: ['virtio_net'], setUp: NETWORK_UP });
+  const fetchOnce = `fetch('http://127.0.0.1:18080/name', { signal: AbortSignal.timeout(5000) })
+    .then((answer) => answer.text()).then((text) => console.log(text.trim()), () => process.exit(1))`;
+  const { code, stdout, stderr } = await host.exec(
+    `mkdir -p '${home}' && cd '${home}' && truncate -s 1M disk.raw && export TSVM_HOME='${home}/data'
+     for kind in first second; do
+       node '${TSVM}' run ./disk.raw --kernel '${kernel.vmlinuz}' --initrd '${initrd}' --cmdline 'console=ttyS0 quiet' \\
+         --mem 256M --net user -p 18080:8080 --name $kind -- \\
+         sh -c 'mkdir /www; cat /proc/sys/kernel/hostname > /www/name; exec httpd -f -p 8080 -h /www' &
+       for i in $(seq 200); do node -e "${fetchOnce}" && break; sleep 1; done
+       kill -INT $!; wait $!; echo "status $?"
+     done`,
+    { timeoutMs: LIMIT_MS },
+  );
+  expect({ code, stdout }, stderr).toEqual({ code: 0, stdout: 'first\nstatus 130\nsecond\nstatus 130\n' });
 });

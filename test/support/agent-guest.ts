@@ -30,6 +30,22 @@ ${setUp}
 exec qemu-ga --method=virtio-serial --path=/dev/virtio-ports/org.qemu.guest_agent.0 --statedir=/run --pidfile=/run/agent.pid
 `;
 
+/** Lines of init by which its first network card gets an address; the module is virtio_net. */
+export const NETWORK_UP = `
+mkdir -p /etc
+cat > /bin/lease <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface
+[ -z "$router" ] || ip route add default via $router
+echo "nameserver $dns" > /etc/resolv.conf
+END
+chmod 755 /bin/lease
+ip link set lo up
+ip link set eth0 up
+udhcpc -q -n -t 20 -i eth0 -s /bin/lease
+`;
+
 /** A program of a Debian package, for the guest's /bin. */
 export type GuestProgram = { readonly package: string; readonly path: string };
 

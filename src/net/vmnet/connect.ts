@@ -8,7 +8,8 @@ import { NetworkError } from '../network-error.ts';
 import { decodeWelcome, encodeGreeting, type Greeting } from './greeting.ts';
 import type { VmnetPlace } from './place.ts';
 
-const LIMIT_MS = 20_000;
+/** On a slow host with many VMs that start at once, processes take long to come up. */
+const LIMIT_MS = 120_000;
 const STEP_MS = 20;
 const WELCOME_LIMIT = 2048;
 

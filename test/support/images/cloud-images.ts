@@ -6,7 +6,7 @@ import { basename, dirname, join } from 'node:path';
 import { cacheRoot, makeDirectoryOnce, step } from '../../../images/debian/cache.ts';
 import { kernelOf, type Kernel } from '../../../images/debian/kernel.ts';
 import { convertDisk } from '../../../src/storage/tools.ts';
-import { agentInitramfs } from '../agent-guest.ts';
+import { agentInitramfs, NETWORK_UP } from '../agent-guest.ts';
 import { mkconfig } from '../cloud-disks.ts';
 import { makeDisk, makeExt, type Tree } from '../storage/guest-image.ts';
 import { ALMA, ALMA_DISK, DEBIAN, DEBIAN_DISK, UBUNTU_FILES } from './distributors.ts';
@@ -45,16 +45,8 @@ cat > /sbin/shutdown <<'END'
 umount /mnt
 poweroff -f
 END
-cat > /bin/lease <<'END'
-#!/bin/sh
-[ "$1" = bound ] || exit 0
-ip addr add $ip/$mask dev $interface
-echo "nameserver $dns" > /etc/resolv.conf
-END
-chmod 755 /sbin/shutdown /bin/lease
-ip link set lo up
-ip link set eth0 up
-udhcpc -q -n -t 20 -i eth0 -s /bin/lease
+chmod 755 /sbin/shutdown
+${NETWORK_UP}
 setsid sh -c 'while :; do sh -i </dev/ttyS0 >/dev/ttyS0 2>&1; done' &
 `;
 const ROOT_UUID = '7d0f6f0e-5d2b-4c35-9a77-2b1f0c8c5a01';
