@@ -164,6 +164,26 @@ export function tellStory(count: 1 | 3): void {
       );
 
     it(
+      'is suspended, and goes on where it was',
+      async () => {
+        const before = await tsvm.inGuest(
+          FIRST,
+          'sleep 100000 > /dev/null 2>&1 & echo $! > /run/sleeper; md5sum < /mnt/bytes',
+        );
+        await tsvm.ok('suspend', FIRST);
+        expect(await tsvm.states()).toEqual({ [FIRST]: 'suspended' });
+        await tsvm.ok('start', FIRST);
+        expect(
+          await tsvm.inGuest(
+            FIRST,
+            'echo 3 > /proc/sys/vm/drop_caches; kill -0 $(cat /run/sleeper) && md5sum < /mnt/bytes',
+          ),
+        ).toBe(before);
+      },
+      LIMIT_MS,
+    );
+
+    it(
       'has the file still there after a stop and a start',
       async () => {
         const before = await tsvm.inGuest(FIRST, 'md5sum < /mnt/bytes');
