@@ -7,7 +7,6 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { fetchClosure } from '../../images/debian/packages.ts';
 import { buildDebian } from '../../images/debian/system.ts';
 import { attach, LEAVE, openHost } from '../guest/support.ts';
 import { HostTsvm } from '../guest/tsvm.ts';
@@ -42,14 +41,12 @@ const WARNINGS =
 
 let host: GuestHost;
 let base: string;
-let fio: string;
 
 beforeAll(async () => {
   host = await openHost();
   await unpackAhead((await buildDebian()).kernel);
   base = await host.debianDisk('snapshots-base.qcow2', 'compressed');
   await host.exec(['chmod', '444', base]);
-  fio = (await fetchClosure('fio')).root;
 }, STEP_LIMIT_MS);
 
 afterAll(async () => {
@@ -67,13 +64,9 @@ describe.each([
 
   beforeAll(async () => {
     const home = join(host.scratch, name);
-    await host.exec(['mkdir', '-p', join(home, 'share'), join(home, 'tools')]);
+    await host.exec(['mkdir', '-p', join(home, 'share')]);
     tsvm = new HostTsvm(host, home, STEP_LIMIT_MS);
-    // The program and what it is linked with, without what its package wants besides.
     await tsvm.shell(`
-      cp '${fio}/usr/bin/fio' tools/
-      LD_LIBRARY_PATH='${fio}/usr/lib/x86_64-linux-gnu:${fio}/lib/x86_64-linux-gnu' ldd tools/fio |
-        awk '$3 ~ "^${fio}" { print $3 }' | xargs -r -I{} cp -L {} tools/
       t create '${base}' ${name} --format qcow2 --mem 768M --cpus ${cpus} --net user -p ${port}:${GUEST_PORT} \\
         --share '${home}/share:/mnt/share'
       sed -i 's/^\\(; *\\)\\?transport *=.*/transport = ${transport}/' vms/${name}/vm.ini
@@ -83,7 +76,6 @@ describe.each([
     expect((await tsvm.run('exec', name, '--', 'systemctl', 'is-system-running', '--wait')).stdout).toBe(
       'running\n',
     );
-    await tsvm.ok('cp', '-q', join(home, 'tools'), `${name}:/root/`);
     for (const program of ['snapshot-load.py', 'net-load.py']) {
       const text = readFileSync(join(PROGRAMS, program)).toString('base64');
       await inGuest(`echo ${text} | base64 -d > /root/${program}`);
@@ -191,7 +183,7 @@ describe.each([
     const said = await inGuest(
       `cat ${LOAD_LOG} | grep -E '^error' | head -5 | sed 's/^/E /'
        for step in ${STEPS.join(' ')}; do grep "^$step " ${LOAD_LOG} | tail -1; done
-       echo "fio $(grep -c IOPS ${FIO_LOG})"; systemctl is-active fio; dmesg -l emerg,alert,crit,err,warn | sed 's/^/D /'`,
+       echo "fio $(grep -c IOPS ${FIO_LOG})"; systemctl is-active fio-load; dmesg -l emerg,alert,crit,err,warn | sed 's/^/D /'`,
       vm,
     );
     const lines = said.trim().split('\n');
@@ -223,8 +215,8 @@ describe.each([
     async () => {
       await inGuest(`
         systemd-run --quiet --unit=load python3 /root/snapshot-load.py ${LOAD_LOG}
-        systemd-run --quiet --unit=fio -E LD_LIBRARY_PATH=/root/tools -p StandardOutput=append:${FIO_LOG} \\
-          -p StandardError=append:${FIO_LOG} /root/tools/fio ${FIO}
+        systemd-run --quiet --unit=fio-load -p StandardOutput=append:${FIO_LOG} \\
+          -p StandardError=append:${FIO_LOG} fio ${FIO}
         for i in $(seq 100); do grep -q IOPS ${FIO_LOG} && grep -q clock ${LOAD_LOG} && exit; sleep 1; done; cat ${FIO_LOG}; exit 1`);
       const stops: number[] = [];
       for (let round = 0; round < ROUNDS; round++) {
@@ -252,7 +244,9 @@ describe.each([
         await tsvm.ok('snapshot', 'rm', name, 'round');
       }
       console.log(`${name}: stood still for ${stops.join(', ')} ms`);
-      await inGuest('systemctl stop load; systemctl kill -s INT fio; sleep 5; systemctl stop fio; true');
+      await inGuest(
+        'systemctl stop load; systemctl kill -s INT fio-load; sleep 5; systemctl stop fio-load; true',
+      );
       expect(await inGuest(`grep -iE 'verify: bad|err= *[1-9]' ${FIO_LOG} || true`)).toBe('');
     },
     ROUNDS * ROUND_LIMIT_MS,
