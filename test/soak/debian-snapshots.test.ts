@@ -37,7 +37,7 @@ const FIO = [
 ].join(' ');
 /** What a healthy guest says nothing of. */
 const WARNINGS =
-  /BUG|lockup|stall|hung task|I\/O error|unstable|call trace|virtio.*(fail|error)|EXT4-fs error/i;
+  /\bBUG\b|lockup|detected stall|blocked for more than|I\/O error|unstable|Call Trace|EXT4-fs error|virtio\S* .*(fail|error)/;
 
 let host: GuestHost;
 let base: string;
