@@ -100,6 +100,8 @@ async function benchRun(host: GuestHost, guest: 'agent' | 'debian'): Promise<voi
       bare: [
         ...[...tsvm, 'run', '--mem', options.mem, ...machine, '--cmdline', `${cmdline} console=ttyS0`],
         ...['--disk', `${overlay},format=qcow2,trust-backing`, '--port', `${AGENT_PORT}=${socket}`],
+        // The one that the guest's init waits for.
+        ...['--port', `tsvm.exec.2.err=${join(folder, 'last.sock')}`],
       ],
       // As the throw-away VM has one: an overlay that nothing was written to.
       prepare: [
