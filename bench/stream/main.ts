@@ -41,7 +41,7 @@ const contenders: readonly Contender[] = [
     vmm: 'qemu',
     args: [
       ...['-netdev', `stream,id=n,server=off,addr.type=unix,addr.path=${socket}`],
-      ...['-device', 'virtio-net-pci,netdev=n'],
+      ...['-device', 'virtio-net-pci,netdev=n,romfile='],
     ],
     setUp,
     modules,
