@@ -213,7 +213,9 @@ describe.each([
   it(
     `goes on under load, from where it was saved and as a copy; rounds: ${ROUNDS}`,
     async () => {
+      // What the kernel says of the processor at its boot is another matter.
       await inGuest(`
+        dmesg -C
         systemd-run --quiet --unit=load python3 /root/snapshot-load.py ${LOAD_LOG}
         systemd-run --quiet --unit=fio-load -p StandardOutput=append:${FIO_LOG} \\
           -p StandardError=append:${FIO_LOG} fio ${FIO}
