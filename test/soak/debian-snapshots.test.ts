@@ -230,9 +230,8 @@ describe.each([
         await goesOn(`round ${round}, after the snapshot`);
         await tsvm.ok('restore', '--force', name, 'round');
         await goesOn(`round ${round}, restored`);
-        // As often as there is time for: two Debians share one processor.
+        // Not always: two Debians share one processor. Time goes on for one that is paused, and so it runs.
         if (round % 5 === 0) {
-          await tsvm.ok('pause', name);
           await tsvm.ok('clone', `${name}@round`, 'copy', '--start');
           await goesOn(`round ${round}, the copy`, 'copy');
           const [host_, machine] = (
@@ -240,7 +239,6 @@ describe.each([
           ).split('\n');
           expect(host_).toBe('copy');
           await tsvm.ok('delete', '--force', 'copy');
-          await tsvm.ok('resume', name);
           expect(await inGuest('cat /etc/machine-id')).not.toBe(`${machine}\n`);
         }
         await tsvm.ok('snapshot', 'rm', name, 'round');
