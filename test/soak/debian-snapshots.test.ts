@@ -252,6 +252,16 @@ describe.each([
     ROUNDS * ROUND_LIMIT_MS,
   );
 
+  it(
+    'is suspended, and goes on where it was',
+    async () => {
+      await tsvm.ok('suspend', name);
+      await tsvm.ok('start', name);
+      expect(await tsvm.ok('logs', '--process', name)).toMatch(/goes on from where it was/);
+    },
+    STEP_LIMIT_MS,
+  );
+
   deviceChecks('restored');
 
   it(
