@@ -26,6 +26,7 @@
         'native/landlock.cc',
         'native/memory.cc',
         'native/memory_image.cc',
+        'native/promise_worker.cc',
         'native/reactor.cc',
         'native/seccomp.cc',
         'native/stream_wire.cc',

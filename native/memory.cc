@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstring>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "arguments.h"
 #include "error.h"
 #include "page_map.h"
+#include "promise_worker.h"
 
 namespace tsvm {
 
@@ -99,39 +101,6 @@ Fd OpenFile(Napi::Env env, const std::string& path, bool shared, uint64_t offset
 
 // More threads than this wait for the memory, not for the processor.
 constexpr unsigned kMostCopiers = 4;
-
-class Prefetcher : public Napi::AsyncWorker {
- public:
-  Prefetcher(Napi::Env env, std::shared_ptr<Mapping> mapping, std::shared_ptr<Mapping> source, std::vector<Range> ranges)
-      : AsyncWorker(env),
-        deferred_(env),
-        mapping_(std::move(mapping)),
-        source_(std::move(source)),
-        ranges_(std::move(ranges)) {}
-
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
-  void Execute() override { error_ = mapping_->Copy(source_, ranges_); }
-
-  void OnOK() override {
-    if (error_ == 0) {
-      deferred_.Resolve(Env().Undefined());
-      return;
-    }
-    try {
-      ThrowErrno(Env(), error_, "mmap", "a copy of the memory of a snapshot");
-    } catch (const Napi::Error& error) {
-      deferred_.Reject(error.Value());
-    }
-  }
-
- private:
-  Napi::Promise::Deferred deferred_;
-  std::shared_ptr<Mapping> mapping_;
-  std::shared_ptr<Mapping> source_;
-  std::vector<Range> ranges_;
-  int error_ = 0;
-};
 
 // `count` pairs of offset and length in a Float64Array: whole pages of the mapping, none of them empty.
 std::vector<Range> ToRanges(const Napi::Value& value, const Napi::Value& number, const Mapping& mapping) {
@@ -325,10 +294,10 @@ Napi::Value Memory::Prefetch(const Napi::CallbackInfo& info) {
   if (mapping.shared() || mapping.page_size() != 4096 || source->size() != mapping.size() || mapping.source() != nullptr) {
     ThrowErrno(env, EINVAL, "mmap", "a copy of other memory, or a second one");
   }
-  auto* worker = new Prefetcher(env, mapping_, std::move(source), ToRanges(info[1], info[2], mapping));
-  const Napi::Promise promise = worker->promise();
-  worker->Queue();
-  return promise;
+  auto work = [copied = mapping_, source = std::move(source), ranges = ToRanges(info[1], info[2], mapping)](double*) {
+    return copied->Copy(source, ranges);
+  };
+  return RunOnThread(env, "mmap", "a copy of the memory of a snapshot", std::move(work));
 }
 
 // touched(pagemap, block, least): pairs of offset and length of the blocks, neighbours joined, of which this process has

@@ -18,6 +18,7 @@
 #include "arguments.h"
 #include "error.h"
 #include "page_map.h"
+#include "promise_worker.h"
 
 namespace tsvm {
 
@@ -158,35 +159,6 @@ class Child {
   pid_t pid_ = -1;
 };
 
-class Writer : public Napi::AsyncWorker {
- public:
-  Writer(Napi::Env env, Job job, std::unique_ptr<Child> child)
-      : AsyncWorker(env), deferred_(env), job_(std::move(job)), child_(std::move(child)) {}
-
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
-  void Execute() override { error_ = child_ ? child_->Wait(&bytes_) : job_.Run(&bytes_); }
-
-  void OnOK() override {
-    if (error_ == 0) {
-      deferred_.Resolve(Napi::Number::New(Env(), static_cast<double>(bytes_)));
-      return;
-    }
-    try {
-      ThrowErrno(Env(), error_, "pwrite", "memory of a snapshot");
-    } catch (const Napi::Error& error) {
-      deferred_.Reject(error.Value());
-    }
-  }
-
- private:
-  Napi::Promise::Deferred deferred_;
-  Job job_;
-  std::unique_ptr<Child> child_;
-  uint64_t bytes_ = 0;
-  int error_ = 0;
-};
-
 }  // namespace
 
 void MemoryImage::Define(Napi::Env env, Napi::Object exports) {
@@ -264,16 +236,19 @@ Napi::Value MemoryImage::Extents(const Napi::CallbackInfo& info) {
 Napi::Value MemoryImage::Write(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Job job{mapping_, blocks_, block_, ToFd(info[0], "fd")};
-  std::unique_ptr<Child> child;
+  std::shared_ptr<Child> child;
   if (ToBool(info[1], "child")) {
-    child = std::make_unique<Child>();
+    child = std::make_shared<Child>();
     const int error = child->Start(job);
     if (error != 0) ThrowErrno(env, error, "clone", "a copy of the VM's memory");
   }
-  auto* writer = new Writer(env, std::move(job), std::move(child));
-  const Napi::Promise promise = writer->promise();
-  writer->Queue();
-  return promise;
+  auto work = [job = std::move(job), child = std::move(child)](double* written) {
+    uint64_t bytes = 0;
+    const int error = child ? child->Wait(&bytes) : job.Run(&bytes);
+    *written = static_cast<double>(bytes);
+    return error;
+  };
+  return RunOnThread(env, "pwrite", "memory of a snapshot", std::move(work));
 }
 
 }  // namespace tsvm

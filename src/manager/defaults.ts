@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
+import { systemCode } from '../kvm/system-code.ts';
 import * as v from 'valibot';
 import { parseIni, type IniSection } from './ini.ts';
 import { parseNet } from './options/net-options.ts';
@@ -50,7 +51,7 @@ export function loadDefaults(path: string): UserDefaults {
   try {
     text = readFileSync(path, 'utf8');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return {};
+    if (systemCode(error) === 'ENOENT') return {};
     throw error;
   }
   const sections = parseIni(text, path);

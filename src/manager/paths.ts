@@ -1,6 +1,7 @@
 import { chmodSync, mkdirSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
+import { systemCode } from '../kvm/system-code.ts';
 
 /** Where tsvm keeps what outlives a command. All folders are for their owner only. */
 export type ManagerPaths = {
@@ -81,7 +82,7 @@ export function privateFolder(path: string): string {
     return path;
   } catch (error) {
     if (error instanceof PathError) throw error;
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
+    const code = systemCode(error) ?? 'EIO';
     const message = REASONS[code] ?? `the folder cannot be made: ${code}`;
     throw new PathError(path, code, message, 'set TSVM_HOME to a folder that you can write to');
   }

@@ -2,6 +2,7 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
+import { systemCode } from '../kvm/system-code.ts';
 import { findOverlap, formatEndpoint, type PortForward } from './forward.ts';
 import { NetworkError } from './network-error.ts';
 import { portHolder } from './port-holder.ts';
@@ -51,7 +52,8 @@ async function listen(protocol: PortForward['protocol'], address: string, port: 
   if (address !== '*') return listenOn(protocol, address, port);
   // Both families at once, but for hosts that have IPv4 alone.
   return listenOn(protocol, '::', port).catch((error: unknown) => {
-    if (['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(codeOf(error))) return listenOn(protocol, '0.0.0.0', port);
+    if (['EAFNOSUPPORT', 'EADDRNOTAVAIL'].includes(systemCode(error) ?? 'EINVAL'))
+      return listenOn(protocol, '0.0.0.0', port);
     throw error;
   });
 }
@@ -77,7 +79,7 @@ async function listenOn(protocol: PortForward['protocol'], address: string, port
 
 function explain(forward: PortForward, port: number): (error: unknown) => never {
   return (error) => {
-    const code = codeOf(error);
+    const code = systemCode(error) ?? 'EINVAL';
     const what = `${forward.protocol.toUpperCase()} port ${formatEndpoint(forward.address, port)}`;
     switch (code) {
       case 'EADDRINUSE': {
@@ -103,8 +105,4 @@ function explain(forward: PortForward, port: number): (error: unknown) => never 
         );
     }
   };
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : 'EINVAL';
 }

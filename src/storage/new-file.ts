@@ -13,7 +13,7 @@ import {
   type Stats,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { KvmError } from '../kvm/errors.ts';
+import { systemCode } from '../kvm/system-code.ts';
 import { linkFile } from '../kvm/host-file.ts';
 import { StorageError } from './disk.ts';
 import { FileLocks } from './file-lock.ts';
@@ -133,7 +133,7 @@ function statOf(path: string): Stats | undefined {
   try {
     return statSync(path);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw creationError(path, error);
   }
 }
@@ -144,7 +144,7 @@ function openUnnamed(folder: string): number | undefined {
     return openSync(folder, constants.O_RDWR | O_TMPFILE, 0o644);
   } catch (error) {
     // EISDIR is how a kernel that does not know the flag takes it.
-    if (['EOPNOTSUPP', 'ENOTSUP', 'EISDIR', 'EINVAL'].includes(codeOf(error))) return undefined;
+    if (['EOPNOTSUPP', 'ENOTSUP', 'EISDIR', 'EINVAL'].includes(systemCode(error) ?? 'EIO')) return undefined;
     throw error;
   }
 }
@@ -155,12 +155,6 @@ function removeQuietly(path: string): void {
   } catch {
     // It is gone already.
   }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof KvmError || (error instanceof Error && 'code' in error)
-    ? String(error.code)
-    : 'EIO';
 }
 
 const REASONS: Readonly<Record<string, readonly [message: string, hint?: string]>> = {
@@ -175,7 +169,7 @@ const REASONS: Readonly<Record<string, readonly [message: string, hint?: string]
 
 function creationError(path: string, error: unknown): StorageError {
   if (error instanceof StorageError) return error;
-  const code = codeOf(error);
+  const code = systemCode(error) ?? 'EIO';
   const [message, hint] = REASONS[code] ?? [`cannot be created: ${code}`];
   return new StorageError(path, code, message, hint);
 }

@@ -1,3 +1,4 @@
+import { systemCode } from '../kvm/system-code.ts';
 import { StorageError } from './disk.ts';
 
 const REASONS: Readonly<Record<string, readonly [message: string, hint?: string]>> = {
@@ -12,8 +13,7 @@ const REASONS: Readonly<Record<string, readonly [message: string, hint?: string]
 
 /** The host's error in words. */
 export function openError(path: string, error: unknown): StorageError {
-  const code =
-    error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'EIO';
+  const code = systemCode(error) ?? 'EIO';
   const [message, hint] = REASONS[code] ?? [`cannot be opened: ${code}`];
   return new StorageError(path, code, message, hint);
 }

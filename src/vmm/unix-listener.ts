@@ -2,6 +2,7 @@ import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
 import { dirname } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
+import { systemCode } from '../kvm/system-code.ts';
 
 /** What `sun_path` of a socket address has room for, with the NUL that ends it left out (unix(7)). */
 export const SOCKET_PATH_LIMIT = 107;
@@ -49,7 +50,7 @@ export async function listenOnUnixSocket(server: Server, options: ListenOptions)
   try {
     await bind(server, path);
   } catch (error) {
-    if (codeOf(error) !== 'EADDRINUSE') throw describe(options, error);
+    if (systemCode(error) !== 'EADDRINUSE') throw describe(options, error);
     await removeStale(options);
     await bind(server, path).catch((again: unknown) => {
       throw describe(options, again);
@@ -91,7 +92,7 @@ async function removeStale(options: ListenOptions): Promise<void> {
       probe.destroy();
       resolve(false);
     });
-    probe.once('error', (error) => resolve(codeOf(error) === 'ECONNREFUSED'));
+    probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
   });
   if (!refused) throw socketError(options, 'EADDRINUSE', 'another process listens on it');
   const now = lstatSync(path, { throwIfNoEntry: false });
@@ -100,8 +101,8 @@ async function removeStale(options: ListenOptions): Promise<void> {
 
 function describe(options: ListenOptions, error: unknown): PortSocketError {
   // libuv says EACCES for a directory that is not there.
-  const isMissing = codeOf(error) === 'EACCES' && !existsSync(dirname(options.path));
-  const code = isMissing ? 'ENOENT' : (codeOf(error) ?? 'EIO');
+  const isMissing = systemCode(error) === 'EACCES' && !existsSync(dirname(options.path));
+  const code = isMissing ? 'ENOENT' : (systemCode(error) ?? 'EIO');
   const reasons: Readonly<Record<string, string>> = {
     EACCES: 'no permission to make a socket there',
     ENOENT: 'its directory does not exist',
@@ -115,8 +116,4 @@ function describe(options: ListenOptions, error: unknown): PortSocketError {
 
 function socketError({ path, of }: ListenOptions, code: string, reason: string): PortSocketError {
   return new PortSocketError(path, code, `cannot make the socket '${path}' of ${of}: ${reason}`);
-}
-
-function codeOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }

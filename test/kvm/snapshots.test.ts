@@ -272,30 +272,16 @@ describe.skipIf(noQemuTools !== undefined)('snapshots of a VM that is off', () =
     const { id } = JSON.parse(readFileSync(join(snapshots, 'one', 'snapshot.json'), 'utf8')) as {
       id: string;
     };
+    const coming = join(folderOf('web'), '.coming-root.qcow2');
+    const prepareComing = (): void => {
+      qemuImg('create', '-f', 'qcow2', '-F', 'qcow2', '-b', layersOf('web')[0]!, coming);
+    };
     // As `restore` leaves it where it is killed before and after it has said that all is there.
-    qemuImg(
-      'create',
-      '-f',
-      'qcow2',
-      '-F',
-      'qcow2',
-      '-b',
-      layersOf('web')[0]!,
-      join(folderOf('web'), '.coming-root.qcow2'),
-    );
+    prepareComing();
     await home.ok('snapshot', 'rename', 'web', 'one', 'first');
-    expect(existsSync(join(folderOf('web'), '.coming-root.qcow2'))).toBe(false);
+    expect(existsSync(coming)).toBe(false);
     expectAt('web', 2);
-    qemuImg(
-      'create',
-      '-f',
-      'qcow2',
-      '-F',
-      'qcow2',
-      '-b',
-      layersOf('web')[0]!,
-      join(folderOf('web'), '.coming-root.qcow2'),
-    );
+    prepareComing();
     writeFileSync(join(snapshots, '.restoring'), JSON.stringify({ names: ['root.qcow2'], current: id }));
     await home.ok('snapshot', 'rename', 'web', 'first', 'one');
     expectAt('web', 1);

@@ -4,33 +4,25 @@ import { EXIT } from '../exit-codes.ts';
 import { addVerb, type Done } from '../verb.ts';
 import { NAME_HELP, openStore } from './vms.ts';
 
-const load = () => import('../../manager/vms/lifecycle.ts');
-
 /** `tsvm pause`: the vCPUs stand still; memory stays where it is. */
 export function addPause(program: Command, done: Done): void {
-  addVerb(program, 'pause', 'have VMs stand still', ['tsvm pause web'])
-    .argument('<name...>', NAME_HELP)
-    .action(async (names: readonly string[]) => {
-      const { VmConnection } = await load();
-      const store = openStore();
-      for (const name of names) {
-        using connection = new VmConnection(store, name);
-        await connection.control.pause();
-      }
-      done(EXIT.ok);
-    });
+  addOfRunning(program, 'pause', 'have VMs stand still', done);
 }
 
 /** `tsvm resume`: ends that. */
 export function addResume(program: Command, done: Done): void {
-  addVerb(program, 'resume', 'have VMs that were paused go on', ['tsvm resume web'])
+  addOfRunning(program, 'resume', 'have VMs that were paused go on', done);
+}
+
+function addOfRunning(program: Command, verb: 'pause' | 'resume', description: string, done: Done): void {
+  addVerb(program, verb, description, [`tsvm ${verb} web`])
     .argument('<name...>', NAME_HELP)
     .action(async (names: readonly string[]) => {
-      const { VmConnection } = await load();
+      const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
       const store = openStore();
       for (const name of names) {
         using connection = new VmConnection(store, name);
-        await connection.control.resume();
+        await connection.control[verb]();
       }
       done(EXIT.ok);
     });

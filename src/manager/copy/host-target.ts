@@ -4,6 +4,7 @@
  */
 import { chmod, link, lstat, lutimes, mkdir, open, opendir, rename, symlink, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import { CopyError, reasonOf } from './errors.ts';
 import { hostError, skip, type CopyTally } from './host-source.ts';
 import { readTar, TarError, type TarEntry } from './tar-reader.ts';
@@ -103,8 +104,7 @@ class Unpacker {
       }
       tally.files++;
     } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'EEXIST')
-        throw unsafe(entry.path, 'comes twice');
+      if (systemCode(error) === 'EEXIST') throw unsafe(entry.path, 'comes twice');
       throw error instanceof TarError ? error : entryError(entry.path, error);
     }
   }
@@ -215,7 +215,7 @@ async function walk(
 const ifMissing =
   (path: string) =>
   (error: unknown): undefined => {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw hostError(path, error);
   };
 

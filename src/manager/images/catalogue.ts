@@ -9,7 +9,8 @@ import { join } from 'node:path';
 import { packageRoot } from '../../kvm/package-root.ts';
 import { parseIni, type IniError, type IniSection } from '../ini.ts';
 import { digestOf, type Digest } from './checksums.ts';
-import { ImageError, systemCode } from './errors.ts';
+import { systemCode } from '../../kvm/system-code.ts';
+import { ImageError } from './errors.ts';
 import { checkName } from './names.ts';
 
 /** A file of a distributor. */

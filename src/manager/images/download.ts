@@ -9,7 +9,8 @@ import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import type { Digest } from './checksums.ts';
-import { ImageError, systemCode } from './errors.ts';
+import { systemCode } from '../../kvm/system-code.ts';
+import { ImageError } from './errors.ts';
 import { discard, networkError, shown, statusError, type HttpClient, type HttpResponse } from './http.ts';
 
 /** How far a download has come. */

@@ -34,8 +34,3 @@ export class ImageError extends Error {
     if (options.hint !== undefined) this.hint = options.hint;
   }
 }
-
-/** The code of a system's error, such as ENOSPC; undefined of others. */
-export function systemCode(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
-}

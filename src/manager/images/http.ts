@@ -2,7 +2,8 @@
 import { getProxyForUrl } from 'proxy-from-env';
 import { Agent, ProxyAgent, request, type Dispatcher } from 'undici';
 
-import { ImageError, systemCode } from './errors.ts';
+import { systemCode } from '../../kvm/system-code.ts';
+import { ImageError } from './errors.ts';
 
 export type HttpOptions = {
   /** headers of the request to this host: a redirect may lead to another one */

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 
-import { ImageError, systemCode } from './errors.ts';
+import { systemCode } from '../../kvm/system-code.ts';
+import { ImageError } from './errors.ts';
 import { isImageId } from './names.ts';
 
 const FORMAT = v.picklist(['qcow2', 'raw']);

@@ -12,7 +12,8 @@ import { syncFolder } from '../../storage/sync-folder.ts';
 import { withLock } from '../lock.ts';
 import { privateFolder, type ManagerPaths } from '../paths.ts';
 import { lookUp, type Catalogue } from './catalogue.ts';
-import { ImageError, systemCode } from './errors.ts';
+import { systemCode } from '../../kvm/system-code.ts';
+import { ImageError } from './errors.ts';
 import { checkName, isImageId } from './names.ts';
 import { readImage, RECORD_NAME, type ImageRecord, type StoredImage } from './record.ts';
 

@@ -3,6 +3,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { existsSync, linkSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import { createOverlay } from '../../storage/tools.ts';
 import { formatMacAddress, macAddressFor } from '../../devices/net/mac-address.ts';
 import { reseed } from '../cloud-init/reseed.ts';
@@ -152,7 +153,7 @@ export async function linkOrCopy(from: string, to: string): Promise<void> {
   try {
     linkSync(from, to);
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+    const code = systemCode(error) ?? '';
     if (!['EXDEV', 'EMLINK', 'EPERM', 'EOPNOTSUPP'].includes(code)) throw error;
     await copySparsely(from, to);
   }

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import * as v from 'valibot';
 import { TOUCHED_FILE } from '../../vmm/snapshot/touched.ts';
 import { STATE_FILE } from '../../vmm/snapshot/state-file.ts';
@@ -66,7 +67,7 @@ export function readSnapshot(folder: string, label: string): SnapshotRecord {
   try {
     text = readBounded(join(folder, RECORD));
   } catch (error) {
-    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR')
+    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR')
       throw new SnapshotError('ENOSNAP', `there is no snapshot ${label}`, '`tsvm snapshot ls` shows all');
     throw damaged(label, error instanceof Error ? error.message : String(error));
   }
@@ -133,7 +134,7 @@ export function snapshotNames(folder: string): string[] {
       .map(({ name }) => name)
       .sort();
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return [];
+    if (systemCode(error) === 'ENOENT') return [];
     throw error;
   }
 }
@@ -143,6 +144,3 @@ function readBounded(path: string): string {
   if (text.length > RECORD_LIMIT) throw new Error(`${RECORD} is too large`);
   return text;
 }
-
-export const codeOf = (error: unknown): string =>
-  error instanceof Error && 'code' in error ? String(error.code) : '';

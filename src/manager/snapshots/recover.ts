@@ -5,11 +5,12 @@
  */
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import * as v from 'valibot';
 import { syncFolder } from '../../storage/sync-folder.ts';
 import { writeFileAtomically } from '../atomic-file.ts';
 import { RESUME, SNAPSHOTS } from '../vms/files.ts';
-import { codeOf, STAGING } from './record.ts';
+import { STAGING } from './record.ts';
 
 /** begins the names of what is to come */
 const COMING = '.coming-';
@@ -72,7 +73,7 @@ export function currentOf(folder: string): string | undefined {
   try {
     return readFileSync(join(folder, SNAPSHOTS, CURRENT), 'utf8').trim();
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw error;
   }
 }
@@ -89,7 +90,7 @@ export function discardSuspended(folder: string): boolean {
   try {
     renameSync(join(folder, RESUME), gone);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return false;
+    if (systemCode(error) === 'ENOENT') return false;
     throw error;
   }
   rmSync(gone, { recursive: true });
@@ -100,7 +101,7 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return [];
+    if (systemCode(error) === 'ENOENT') return [];
     throw error;
   }
 }

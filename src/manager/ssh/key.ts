@@ -2,6 +2,7 @@
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { existsSync, linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import type { ManagerPaths } from '../paths.ts';
 
 const KEY = 'id_ed25519';
@@ -25,7 +26,7 @@ export function ensureSshKey(paths: ManagerPaths): SshKey {
       linkSync(temporary, path);
     } catch (error) {
       // Another command was faster.
-      if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+      if (systemCode(error) !== 'EEXIST') throw error;
     } finally {
       rmSync(temporary, { force: true });
     }

@@ -1,5 +1,6 @@
 /** Changes of a VM that is there: its settings, and what of them a running one can take at once. */
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import { parseForward } from '../../net/forward.ts';
 import { diskInfo, resizeDisk } from '../../storage/tools.ts';
 import { OptionError } from '../options/option-error.ts';
@@ -87,7 +88,7 @@ async function inflate({ control }: VmConnection, memory: number): Promise<boole
     await control.resizeBalloon(most - memory);
     return true;
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENODEV') return false;
+    if (systemCode(error) === 'ENODEV') return false;
     throw error;
   }
 }

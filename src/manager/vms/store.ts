@@ -3,6 +3,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { closest, distance } from 'fastest-levenshtein';
+import { systemCode } from '../../kvm/system-code.ts';
 import { findLock } from '../../kvm/host-file.ts';
 import { findHolder } from '../../storage/lock-holder.ts';
 import { syncFolder } from '../../storage/sync-folder.ts';
@@ -123,12 +124,7 @@ export class VmStore {
       this.events?.add(name, 'created', settings.vm.image);
     } catch (error) {
       await rm(staging, { recursive: true, force: true });
-      if (
-        error instanceof Error &&
-        'code' in error &&
-        (error.code === 'ENOTEMPTY' || error.code === 'EEXIST')
-      )
-        this.#checkFree(name);
+      if (['ENOTEMPTY', 'EEXIST'].includes(systemCode(error) ?? '')) this.#checkFree(name);
       throw error;
     }
   }

@@ -6,6 +6,7 @@
 import { existsSync, mkdirSync, readdirSync, renameSync, statSync, utimesSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import { syncFolder } from '../../storage/sync-folder.ts';
 import type { StoredImage } from '../images/record.ts';
 import { namesIn, spaceOf } from '../images/store.ts';
@@ -14,7 +15,7 @@ import { privateFolder, type ManagerPaths } from '../paths.ts';
 import { layClone, linkOrCopy, unwrittenFiles } from '../snapshots/clone.ts';
 import { stagingFolder, takeInto } from '../snapshots/create.ts';
 import { LayerMap } from '../snapshots/layers.ts';
-import { codeOf, readSnapshot } from '../snapshots/record.ts';
+import { readSnapshot } from '../snapshots/record.ts';
 import { layerFile } from '../vms/files.ts';
 import { whileVmLocked } from '../vms/folder-lock.ts';
 import { HIDDEN, hiddenFolder } from '../vms/owner.ts';
@@ -46,7 +47,7 @@ export async function layWarm(
     const record = readSnapshot(folder, `of '${key}'`);
     return await layClone(target, name, { folder, own: folder, record, map: await LayerMap.read(folder) });
   } catch (error) {
-    if (['ENOENT', 'ENOSNAP'].includes(codeOf(error))) return undefined;
+    if (['ENOENT', 'ENOSNAP'].includes(systemCode(error) ?? '')) return undefined;
     throw error;
   }
 }
@@ -75,7 +76,7 @@ export async function keepWarm(paths: Paths, key: string, store: VmStore, name: 
       renameSync(coming, join(paths.warm, key));
       syncFolder(paths.warm);
     } catch (error) {
-      if (!['ENOTEMPTY', 'EEXIST'].includes(codeOf(error))) throw error;
+      if (!['ENOTEMPTY', 'EEXIST'].includes(systemCode(error) ?? '')) throw error;
     } finally {
       await rm(coming, { recursive: true, force: true });
       await rm(staging, { recursive: true, force: true });
@@ -101,7 +102,7 @@ export async function discardWarm({ warm }: Paths, key: string): Promise<number>
   try {
     renameSync(folder, gone);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return 0;
+    if (systemCode(error) === 'ENOENT') return 0;
     throw error;
   }
   const freed = await spaceOf(gone);

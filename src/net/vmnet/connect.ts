@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { systemCode } from '../../kvm/system-code.ts';
 import { KvmError } from '../../kvm/errors.ts';
 import { connectUnix } from '../../kvm/unix-socket.ts';
 import { NetworkError } from '../network-error.ts';
@@ -121,7 +122,7 @@ function readSome(socket: number, bytes: Buffer, at: number): number | undefined
   try {
     return readSync(socket, bytes, at, bytes.length - at, null);
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EAGAIN') return undefined;
+    if (systemCode(error) === 'EAGAIN') return undefined;
     throw error;
   }
 }

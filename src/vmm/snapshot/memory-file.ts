@@ -4,6 +4,7 @@
  */
 import { closeSync, fdatasyncSync, ftruncateSync, linkSync, openSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import { ramRanges } from '../../boot/layout.ts';
 import { KvmError } from '../../kvm/errors.ts';
 import { MemoryImage, PageMap } from '../../kvm/memory-image.ts';
@@ -116,7 +117,7 @@ export class MemoryWriter implements Disposable {
     try {
       fdatasyncSync(this.#fd);
     } catch (error) {
-      throw writeError(this.path, error instanceof Error && 'code' in error ? String(error.code) : 'EIO');
+      throw writeError(this.path, systemCode(error) ?? 'EIO');
     }
   }
 
@@ -138,7 +139,7 @@ function create(path: string): number {
   try {
     return openSync(path, 'wx', 0o400);
   } catch (error) {
-    throw writeError(path, error instanceof Error && 'code' in error ? String(error.code) : 'EIO');
+    throw writeError(path, systemCode(error) ?? 'EIO');
   }
 }
 

@@ -8,6 +8,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { systemCode } from '../../kvm/system-code.ts';
 import * as v from 'valibot';
 import { DeviceStateError, forPerson, unsigned } from '../../kvm/device-state.ts';
 import { MAX_VCPUS } from '../../boot/layout.ts';
@@ -126,7 +127,7 @@ export function readState(path: string): MachineState {
     content = bytes.toString('utf8');
   } catch (error) {
     if (error instanceof SnapshotError) throw error;
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
+    const code = systemCode(error) ?? 'EIO';
     throw new SnapshotError(path, code, code === 'ENOENT' ? 'is not there' : `cannot be read: ${code}`);
   }
   return parseState(content, path);

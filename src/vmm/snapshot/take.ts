@@ -1,6 +1,7 @@
 /** Taking a snapshot of a machine that stands still. */
 import { closeSync, fsyncSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { systemCode } from '../../kvm/system-code.ts';
 import type { Board } from '../../machine/board.ts';
 import type { VirtioTransport } from '../../machine/virtio-bus.ts';
 import { syncFolder } from '../../storage/sync-folder.ts';
@@ -110,7 +111,7 @@ function writeFile(path: string, content: string): number {
       closeSync(fd);
       rmSync(path, { force: true });
     }
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
+    const code = systemCode(error) ?? 'EIO';
     throw new SnapshotError(path, code, `cannot be written: ${code}`);
   }
 }
