@@ -133,7 +133,7 @@ function tsvm(name: string, args: readonly string[]): Contender {
   return {
     name,
     command: process.execPath,
-    args: [join(packageRoot(), 'dist/tsvm.js'), 'run', ...args, ...machine],
+    args: [join(packageRoot(), 'dist/tsvm.cjs'), 'run', ...args, ...machine],
     env: {},
   };
 }

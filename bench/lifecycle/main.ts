@@ -16,7 +16,7 @@ import { count, warnIfBusy } from '../support/options.ts';
 import { median, summarize } from '../support/statistics.ts';
 import { benchVerbs } from './verbs.ts';
 
-const TSVM = join(packageRoot(), 'dist/tsvm.js');
+const TSVM = join(packageRoot(), 'dist/tsvm.cjs');
 const MARKER = 'bench: the command speaks';
 const IMAGE = 'bench';
 const AGENT_PORT = 'org.qemu.guest_agent.0';

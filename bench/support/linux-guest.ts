@@ -94,7 +94,7 @@ export class LinuxBench {
 
   #tsvm(initrd: string, args: readonly string[]): string[] {
     return [
-      ...[process.execPath, join(packageRoot(), 'dist/tsvm.js'), 'run', '--kernel', this.#kernel.vmlinuz],
+      ...[process.execPath, join(packageRoot(), 'dist/tsvm.cjs'), 'run', '--kernel', this.#kernel.vmlinuz],
       ...['--initrd', initrd, '--cmdline', CMDLINE, '--mem', '512M', '--no-reboot', ...args],
     ];
   }

@@ -33,7 +33,7 @@ await copyFile(debian.kernel, own.kernel, constants.COPYFILE_FICLONE);
 await copyFile(debian.initrd, own.initrd, constants.COPYFILE_FICLONE);
 await unpackAhead(own.kernel);
 
-const tsvm = join(packageRoot(), 'dist/tsvm.js');
+const tsvm = join(packageRoot(), 'dist/tsvm.cjs');
 const short = (text: string): string => text.replaceAll(`${packageRoot()}/`, '');
 const machine = [
   'run',
@@ -53,7 +53,7 @@ say('Probing whether KVM here runs guest kernels');
 const direct = process.env['TSVM_LAB'] !== 'always' && (await canRunGuests());
 if (!direct) {
   say(
-    'It does not (`node dist/tsvm.js doctor` tells why): starting the lab, an emulated machine whose KVM does',
+    'It does not (`node dist/tsvm.cjs doctor` tells why): starting the lab, an emulated machine whose KVM does',
   );
 }
 const host = await guestHost({ canRunGuests: () => Promise.resolve(direct), debian: true });
@@ -98,11 +98,11 @@ try {
 
 const copy = direct ? join(short(folder), 'disk.raw') : '$TSVM_LAB_SCRATCH/debian.raw';
 if (direct) await copyFile(debian.disk, join(folder, 'disk.raw'), constants.COPYFILE_FICLONE);
-const again = `node dist/tsvm.js ${short(machine.join(' '))} --disk ${copy} --cmdline "${cmdline}"`;
+const again = `node dist/tsvm.cjs ${short(machine.join(' '))} --disk ${copy} --cmdline "${cmdline}"`;
 console.log(`
 Go on with a login of your own (user ${debian.login.user}, password ${debian.login.password}; Ctrl-] q leaves, Ctrl-] ? helps):
   ${direct ? again : `npm run lab -- --debian '${again}'`}
 Any kernel, initrd and disk of yours will do; what else there is:
-  node dist/tsvm.js run --help
-  node dist/tsvm.js agent --help
-  node dist/tsvm.js doctor`);
+  node dist/tsvm.cjs run --help
+  node dist/tsvm.cjs agent --help
+  node dist/tsvm.cjs doctor`);

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+/** The program of the command `tsvm` (launch/main.ts). */
 import type { Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -30,17 +30,21 @@ process.on('uncaughtException', (error) => {
   process.exit(EXIT.failed);
 });
 
-const outcome = await runProgram(process.argv.slice(2));
-let code = outcome.code;
-if (outcome.error !== undefined) stderr.write(formatError(outcome.error, outcome.debug));
-await Promise.race([Promise.all([written(stdout), written(stderr)]), delay(LAST_OUTPUT_LIMIT)]);
-if (outputError !== undefined && code === EXIT.ok) {
-  if (outputError.code === 'EPIPE') {
-    code = EXIT.brokenPipe;
-  } else {
-    code = EXIT.failed;
-    stderr.write(`tsvm: write failed on standard output: ${errorMessage(outputError)}\n`);
+async function main(): Promise<never> {
+  const outcome = await runProgram(process.argv.slice(2));
+  let code = outcome.code;
+  if (outcome.error !== undefined) stderr.write(formatError(outcome.error, outcome.debug));
+  await Promise.race([Promise.all([written(stdout), written(stderr)]), delay(LAST_OUTPUT_LIMIT)]);
+  if (outputError !== undefined && code === EXIT.ok) {
+    if (outputError.code === 'EPIPE') {
+      code = EXIT.brokenPipe;
+    } else {
+      code = EXIT.failed;
+      stderr.write(`tsvm: write failed on standard output: ${errorMessage(outputError)}\n`);
+    }
   }
+  // Standard input, and a VM that could not be stopped in time, would keep the process alive.
+  process.exit(code);
 }
-// Standard input, and a VM that could not be stopped in time, would keep the process alive.
-process.exit(code);
+
+void main();

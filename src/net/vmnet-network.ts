@@ -43,7 +43,7 @@ export async function openVmnet(options: VmnetOptions): Promise<NetBackend> {
   const place = vmnetPlace(network, options.folder);
   const command = options.command ?? [
     process.execPath,
-    join(packageRoot(), 'dist/tsvm.js'),
+    join(packageRoot(), 'dist/tsvm.cjs'),
     SWITCH_VERB,
     network,
   ];

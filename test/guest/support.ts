@@ -8,7 +8,7 @@ import type { ExecResult } from '../lab/commands.ts';
 import { canRunGuests } from '../support/can-run-guests.ts';
 import { unpackAhead } from '../support/unpack-ahead.ts';
 
-export const TSVM = join(packageRoot(), 'dist/tsvm.js');
+export const TSVM = join(packageRoot(), 'dist/tsvm.cjs');
 
 /** Where this test file's guests run. */
 export const openHost = (): Promise<GuestHost> => guestHost({ canRunGuests });

@@ -77,7 +77,7 @@ describe.skipIf(noQemuTools !== undefined)('a snapshot of disks', () => {
         '-c',
         `"$0" "$1" snapshot export web one - | "$0" "$1" snapshot import --json - other`,
         process.execPath,
-        'dist/tsvm.js',
+        'dist/tsvm.cjs',
       ],
       { env: home.env },
     );

@@ -61,9 +61,9 @@ test(
       mkdir -p '${folder}/site' && cd '${folder}' && echo page > site/index.html
       cp '${own.project}/program.mjs' '${disk}' . && ln -s '${own.project}/node_modules' node_modules
       export TSVM_HOME='${folder}/home'
-      node node_modules/tsvm/dist/tsvm.js image import --name debian --format qcow2 disk.qcow2 >&2
+      node node_modules/tsvm/dist/tsvm.cjs image import --name debian --format qcow2 disk.qcow2 >&2
       node program.mjs
-      cat etc/made-by; node node_modules/tsvm/dist/tsvm.js list -q`);
+      cat etc/made-by; node node_modules/tsvm/dist/tsvm.cjs list -q`);
     // The kernel's messages, which are what the program prints, and a file that came out of the guest.
     expect(said).toMatch(/Linux version [^]*\nreadme\n$/);
   },

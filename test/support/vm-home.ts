@@ -7,7 +7,7 @@ import { packageRoot } from '../../images/debian/cache.ts';
 import { buildGuestProgram } from '../guests/build.ts';
 
 /** the built command line */
-export const TSVM = join(packageRoot(), 'dist/tsvm.js');
+export const TSVM = join(packageRoot(), 'dist/tsvm.cjs');
 
 const OPTIONS = { reject: false, stripFinalNewline: false, stdin: 'pipe' } as const;
 

@@ -104,7 +104,7 @@ export async function startVmProcess(
     try {
       const { jail, tied = false } = options;
       const args = [...(jail === undefined ? [] : ['--jail', jail]), ...(tied ? ['--tied'] : []), folder];
-      child = spawn(process.execPath, [join(packageRoot(), 'dist/tsvm.js'), 'vm-process', ...args], {
+      child = spawn(process.execPath, [join(packageRoot(), 'dist/tsvm.cjs'), 'vm-process', ...args], {
         detached: true,
         cwd: '/',
         // An io_uring of Node's own could do what its process may not (native/seccomp.cc).

@@ -16,7 +16,7 @@ export function warmKey(vm: NewVm): string | undefined {
   const { shares = [], networks = [], disk, kernel, initrd } = vm;
   if (shares.length > 0 || networks.some((text) => !isOwn(text))) return undefined;
   const files = [disk.path, kernel, initrd].map((path) => path && identityOf(path));
-  const tsvm = [packageVersion(), identityOf(join(packageRoot(), 'dist/tsvm.js'))];
+  const tsvm = [packageVersion(), identityOf(join(packageRoot(), 'dist/program.cjs'))];
   const same: NewVm = { ...vm, name: '', publish: [] };
   const text = JSON.stringify({ tsvm, files, same });
   return createHash('sha256').update(text).digest('hex');
