@@ -16,6 +16,10 @@ constexpr uint32_t kLeastFrame = 14;
 // Frames of one receive call.
 constexpr uint32_t kTurn = 1024;
 constexpr uint32_t kWhole = kMaxFrame + sizeof(VnetHeader);
+// What frames that the kernel has not put together fit into. A call that offers memory for more takes longer with each
+// piece of it, so that it is offered where such frames have come of late: so many frames ago.
+constexpr uint32_t kCommon = 2048;
+constexpr uint32_t kOfLate = 256;
 
 class TapWire : public FrameWire {
  public:
@@ -42,6 +46,8 @@ class TapWire : public FrameWire {
   // what does not fit the buffers that there are; then a frame that waits for more of them
   std::unique_ptr<uint8_t[]> spill_;
   uint32_t held_ = 0;
+  // how many frames more have memory for the largest
+  uint32_t expect_large_ = 0;
 };
 
 uint32_t TapWire::Send(uint32_t first, uint32_t count) {
@@ -150,7 +156,7 @@ void TapWire::Receive(FrameSink* sink) {
       return;
     }
     uint64_t room = 0;
-    std::vector<iovec>* offer = sink->Offer(kWhole, &room);
+    std::vector<iovec>* offer = sink->Offer(expect_large_ > 0 ? kWhole : kCommon, &room);
     if (offer->empty()) {
       Ends(ReceiveEnd::kStarved);
       return;
@@ -173,6 +179,11 @@ void TapWire::Receive(FrameSink* sink) {
     }
     const auto length = static_cast<uint32_t>(got);
     if (length < sizeof(VnetHeader)) continue;
+    if (length > kCommon) {
+      expect_large_ = kOfLate;
+    } else if (expect_large_ > 0) {
+      expect_large_--;
+    }
     if (length <= room) {
       sink->Fill(length);
       continue;
