@@ -90,6 +90,11 @@ export class Networks {
     this.#devices[index]?.setLink(up);
   }
 
+  /** What is at the other end of the cables does not know a guest that goes on here (5.1.6.5.4): it is asked to say so. */
+  announce(): void {
+    for (const device of this.#devices) device.announce();
+  }
+
   async close(): Promise<void> {
     await Promise.all(this.#cards.map(({ backend }) => backend.close()));
   }

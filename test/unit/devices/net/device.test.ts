@@ -538,10 +538,20 @@ describe('the link', () => {
     expect(one.device.config.get('status')).toBe(1);
   });
 
+  test('has it announce itself where it has come to another place', async () => {
+    const one = card();
+    one.device.announce();
+    expect(one.rig.driver.interrupts().config).toBe(true);
+    expect(one.device.config.get('status')).toBe(3);
+    expect(await command(one, [3, 0])).toBe(0);
+    expect(one.device.config.get('status')).toBe(1);
+  });
+
   test('asks nobody to who does not know how', () => {
     const { backend, device } = card({}, { without: [F.guestAnnounce] });
     backend.setLink(false);
     backend.setLink(true);
+    device.announce();
     expect(device.config.get('status')).toBe(1);
   });
 
