@@ -46,8 +46,13 @@ export class VmOptionError extends RangeError {
   readonly code = 'EOPTION';
 }
 
-/** What a process opens before it goes to jail. */
-export type Opened = { readonly networks?: Networks; readonly kernel?: OpenedKernel };
+/** What a process has to do with the start of its VM. */
+export type Opened = {
+  readonly networks?: Networks;
+  readonly kernel?: OpenedKernel;
+  /** called when all is open and loaded, and before the guest runs */
+  readonly beforeGuest?: () => void;
+};
 
 type Settings = Required<Omit<VmOptions, 'balloon' | 'identity' | 'vsock' | 'restore'>> &
   Pick<VmOptions, 'balloon' | 'identity' | 'vsock' | 'restore'>;
@@ -90,7 +95,7 @@ function settle(options: VmOptions): Settings {
 
 /**
  * Boots a kernel in a new VM of this process, or has one go on from a snapshot.
- * @param opened what of the options is open already: the VM's to close from here on
+ * @param opened what is open in it is the VM's to close from here on
  * @throws VmOptionError, BootError (files), SnapshotError, KvmError and KvmCapabilityError (host); nothing is left open
  * then
  */
@@ -109,7 +114,7 @@ export async function startVm(options: VmOptions, opened: Opened = {}): Promise<
     sources.push(source);
     for (const path of settings.initrds) sources.push(openSource(path, 'initrd'));
     await snapshot?.ready;
-    return new VirtualMachine(settings, kvm, sources, peripherals, note, snapshot);
+    return new VirtualMachine(settings, kvm, sources, peripherals, note, snapshot, opened.beforeGuest);
   } catch (error) {
     await snapshot?.ready.catch(() => undefined);
     snapshot?.touched.close();
@@ -165,6 +170,7 @@ class VirtualMachine implements RunningVm {
     peripherals: Peripherals,
     note: string | undefined,
     snapshot: OpenedSnapshot | undefined,
+    beforeGuest: (() => void) | undefined,
   ) {
     this.#settings = settings;
     this.#uuid = snapshot?.state.uuid ?? randomUUID();
@@ -181,6 +187,12 @@ class VirtualMachine implements RunningVm {
       this.#base = snapshot.base;
     }
     const kernelLoaded = performance.now();
+    try {
+      beforeGuest?.();
+    } catch (error) {
+      this.#board.close();
+      throw error;
+    }
     this.#run();
     if (snapshot !== undefined) {
       snapshot.touched.watch(snapshot.ram);
@@ -333,6 +345,7 @@ class VirtualMachine implements RunningVm {
       const board = new Board({ ...options, restore: { state: state.board, ram } });
       this.#watch(board);
       if (generation !== undefined) board.generation.change((this.#generation = generation));
+      this.#peripherals.networks.announce();
       return board;
     } catch (error) {
       if (!(error instanceof DeviceStateError)) throw error;

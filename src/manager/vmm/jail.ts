@@ -8,6 +8,11 @@ import type { JailReport } from './jail-report.ts';
 /** Disks and shares of a VM use one ring. */
 const RINGS = 1;
 
+/** To be called before what the jail is for opens anything: no other rings can be made in there. */
+export function prepareJail(): void {
+  reserveRings(RINGS, DEFAULT_ENTRIES);
+}
+
 /**
  * Leaves this process what its VM needs, for ever; new privileges, a session's terminal and core files it has not
  * either. A network namespace of its own is not among it: a process with threads, which Node always has, gets none
@@ -27,7 +32,6 @@ export function enterJail({ rules, files }: JailPaths): JailReport {
       return otherwise;
     }
   };
-  reserveRings(RINGS, DEFAULT_ENTRIES);
   const openFiles = limitResources(files);
   const landlock = attempt('Landlock', 0, () => confineToPaths(rules));
   const seccomp = attempt('seccomp', false, () => {

@@ -1,7 +1,7 @@
 import { closeSync, writeSync } from 'node:fs';
 import { errorDetails } from '../control/errors.ts';
 import { REPORT_FD, type StartOptions, type StartReport } from '../vms/lifecycle.ts';
-import { runVmProcess } from './process.ts';
+import { runVmProcess, type VmProcess } from './process.ts';
 import { Tie } from './tie.ts';
 
 /** The whole of a VM's process: tells whoever has started it how that went, and lives on. @returns its exit status */
@@ -19,7 +19,11 @@ export async function vmProcess(folder: string, options: StartOptions = {}): Pro
     }
   };
   try {
-    await runVmProcess(folder, options, () => report({ ready: true }), tie);
+    const ready = (vm: VmProcess): void => {
+      vm.obeySignals();
+      report({ ready: true });
+    };
+    await runVmProcess(folder, options, ready, tie);
     return 0;
   } catch (error) {
     report({ error: errorDetails(error) });

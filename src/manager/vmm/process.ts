@@ -1,6 +1,6 @@
 /** The process of one running VM: started detached by a command, it lives until the VM ends. */
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { lockOpenFile } from '../../storage/file-lock.ts';
 import { openKernel } from '../../boot/kernel-file.ts';
@@ -32,7 +32,7 @@ import { enterLimits } from './cgroup.ts';
 import { BoundedLog } from './bounded-log.ts';
 import { ConsoleServer } from './console-server.ts';
 import { serveExec } from './exec-stream.ts';
-import { enterJail } from './jail.ts';
+import { enterJail, prepareJail } from './jail.ts';
 import { describeJail } from './jail-report.ts';
 import { jailPaths } from './jail-paths.ts';
 import { readIdentity } from './identity.ts';
@@ -48,7 +48,7 @@ const AGENT_POLL = 250;
 
 /**
  * Runs the VM of a folder to its end. Sockets have names relative to the folder, which becomes the working directory:
- * a socket's path is short.
+ * a socket's path is short. Where it fails before the guest runs, this process is not in jail.
  * @param ready called once the VM runs and its sockets are there
  * @param tie to another process, with whose end the VM's has come
  * @throws what is wrong with its files, devices or the host, before `ready`
@@ -56,7 +56,7 @@ const AGENT_POLL = 250;
 export async function runVmProcess(
   folder: string,
   { jail: asked }: StartOptions,
-  ready: () => void,
+  ready: (vm: VmProcess) => void,
   tie?: Tie,
 ): Promise<VmExit> {
   process.chdir(folder);
@@ -92,8 +92,7 @@ export async function runVmProcess(
       log(`limits: ${group}`);
     }
     const jailed = (asked ?? settings.vm.jail) === 'on';
-    // What others have to be asked for, and the kernel's place in a cache of all VMs, come before the jail. All that
-    // reads files of the guest's until then is TypeScript.
+    // The jail is closed when the guest is about to run. All that reads files of its until then is TypeScript.
     const networks = await Networks.open({
       networks: networkOptionsOf(settings.network, name),
       disks: [],
@@ -108,11 +107,15 @@ export async function runVmProcess(
       port: { name: AGENT_PORT, path: join('run', AGENT_SOCKET) },
       log,
     });
-    const opened = { networks, kernel: await openKernel(options.kernel) };
-    const jail = jailed ? enterJail(await jailPaths(folder, settings, options)) : 'off';
-    log(jail === 'off' ? 'jail: off' : `jail: ${describeJail(jail)}`);
-    life = { ...life, jail };
-    writeRecord('.', life);
+    const paths = jailed ? await jailPaths(folder, settings, options) : undefined;
+    if (jailed) prepareJail();
+    const beforeGuest = (): void => {
+      const jail = paths === undefined ? 'off' : enterJail(paths);
+      log(jail === 'off' ? 'jail: off' : `jail: ${describeJail(jail)}`);
+      life = { ...life, jail };
+      writeRecord('.', life);
+    };
+    const opened = { networks, kernel: await openKernel(options.kernel), beforeGuest };
     const resuming = existsSync(join(RESUME, STATE_FILE));
     // Names of memory files of an earlier life.
     rmSync(BASE, { recursive: true, force: true });
@@ -137,6 +140,7 @@ export async function runVmProcess(
       options.cpus ?? 1,
       options.kernel,
       events,
+      jailed,
     );
     void tie?.lost.then(() => process_.stop('force'));
     process_.woken = wake(process_.agent, { resuming, identity, log, exited: vm.exited });
@@ -149,7 +153,7 @@ export async function runVmProcess(
       clearInterval(agentUp);
       events.add(name, 'agent');
     }, AGENT_POLL).unref();
-    ready();
+    ready(process_);
     const exit = await vm.exited;
     clearInterval(agentUp);
     events.add(name, CRASHES.has(exit.reason) ? 'crashed' : 'stopped', exit.message);
@@ -167,14 +171,18 @@ export async function runVmProcess(
     rmSync(BASE, { recursive: true, force: true });
     messages.close();
     consoleLog.close();
+    closeSync(lock);
   }
 }
 
 /** The guest's agent is asked to power off, too, after so many milliseconds. */
 const BUTTON_ALONE = 3000;
 
-class VmProcess implements ControlledVm {
+/** What is said and done to a VM from outside, in its process. */
+export class VmProcess implements ControlledVm {
   readonly vm: RunningVm;
+  /** whether this process is in jail */
+  readonly jailed: boolean;
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
   woken: Promise<void> = Promise.resolve();
   readonly #about: Omit<VmDescription, 'state' | 'boot'>;
@@ -190,11 +198,17 @@ class VmProcess implements ControlledVm {
     cpus: number,
     kernel: string,
     events: EventJournal,
+    jailed: boolean,
   ) {
     this.vm = vm;
+    this.jailed = jailed;
     this.#events = events;
     const name = basename(folder);
     this.#about = { name, pid: process.pid, startedAt, memory, cpus, kernel, version: packageVersion() };
+  }
+
+  /** Has signals to this process stop the VM. */
+  obeySignals(): void {
     process.on('SIGTERM', () => this.stop(this.#state === 'stopping' ? 'force' : 'request'));
     process.on('SIGINT', () => this.stop('force'));
     process.on('SIGHUP', () => undefined);
