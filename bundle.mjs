@@ -9,7 +9,7 @@ const root = import.meta.dirname;
 const dist = join(root, 'dist');
 
 // Large, and what few commands need: they are read where one does.
-const RARE = ['@xterm/headless', 'execa', 'proxy-from-env', 'tar', 'undici', 'zstddec'];
+const RARE = ['@xterm/headless', 'execa', 'tar', 'undici', 'zstddec'];
 
 const common = {
   absWorkingDir: root,
@@ -47,7 +47,14 @@ await build({
 await build({ ...commonJs, entryPoints: ['src/index.ts'], outfile: 'dist/index.cjs' });
 
 // The command: its launcher, its program, and the packages that this may ask for.
-await build({ ...commonJs, entryPoints: ['src/cli/main.ts'], outfile: 'dist/program.cjs', external: RARE });
+await build({
+  ...commonJs,
+  entryPoints: ['src/cli/main.ts'],
+  outfile: 'dist/program.cjs',
+  external: RARE,
+  // Node itself would look for them; the launcher knows where they are.
+  supported: { 'dynamic-import': false },
+});
 await build({
   ...commonJs,
   stdin: {
@@ -56,7 +63,9 @@ await build({
   },
   outfile: 'dist/packages.cjs',
 });
-const program = createHash('sha256').update(readFileSync(join(dist, 'program.cjs'))).digest('hex');
+const program = createHash('sha256')
+  .update(readFileSync(join(dist, 'program.cjs')))
+  .digest('hex');
 await build({
   ...common,
   format: 'cjs',

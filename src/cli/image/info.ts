@@ -20,7 +20,7 @@ export function addInfo(image: Command, done: Done): void {
       const { getImage, spaceOf } = await import('../../manager/images/store.ts');
       const { vmsOverImage } = await import('../../manager/images/users.ts');
       const paths = managerPaths();
-      const found = getImage(paths, name, loadCatalogue(paths.config));
+      const found = getImage(paths, name, () => loadCatalogue(paths.config));
       const details = {
         ...found,
         size: await spaceOf(found.folder),

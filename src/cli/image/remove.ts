@@ -18,7 +18,7 @@ export function addRemove(image: Command, done: Done): void {
       const { removeImage } = await import('../../manager/images/store.ts');
       const { freeImage } = await import('../../manager/warm/store.ts');
       const paths = managerPaths();
-      const catalogue = loadCatalogue(paths.config);
+      const catalogue = (): ReturnType<typeof loadCatalogue> => loadCatalogue(paths.config);
       const removed = [];
       for (const name of names) {
         const result = await removeImage(paths, name, (each) => freeImage(paths, each), catalogue);

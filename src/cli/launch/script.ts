@@ -40,7 +40,7 @@ export function runScript(folder: string, script: Script): void {
   const require = (name: string): unknown => {
     if (name.startsWith('node:')) return nodeRequire(name);
     packages ??= nodeRequire('./packages.cjs') as NonNullable<typeof packages>;
-    return (packages[name] ?? (() => nodeRequire(name)))();
+    return (packages[name] ?? ((): unknown => nodeRequire(name)))();
   };
   (script.runInThisContext() as Program)(require, filename, folder);
 }

@@ -1,6 +1,6 @@
 /** GET over HTTP: through proxies as the environment says, with redirects, and without waiting for ever. */
 import { getProxyForUrl } from 'proxy-from-env';
-import { Agent, ProxyAgent, request, type Dispatcher } from 'undici';
+import type { Dispatcher, ProxyAgent } from 'undici';
 
 import { systemCode } from '../../kvm/system-code.ts';
 import { ImageError } from './errors.ts';
@@ -84,10 +84,12 @@ export class HttpClient implements AsyncDisposable {
     headers: Record<string, string> | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Dispatcher.ResponseData> {
+    const { request } = await undici();
+    const dispatcher = await this.#agentFor(url);
     try {
       return await request(url, {
         method: 'GET',
-        dispatcher: this.#agentFor(url),
+        dispatcher,
         // A file that is packed on the way has other checksums and ranges.
         headers: { 'accept-encoding': 'identity', 'user-agent': 'tsvm', ...headers },
         headersTimeout: this.#stallTimeout,
@@ -100,22 +102,30 @@ export class HttpClient implements AsyncDisposable {
     }
   }
 
-  #agentFor(url: URL): Dispatcher {
+  async #agentFor(url: URL): Promise<Dispatcher> {
+    const { Agent, ProxyAgent } = await undici();
     const proxy = getProxyForUrl(url.href);
     const known = this.#agents.get(proxy);
     if (known !== undefined) return known;
     const connect = { timeout: CONNECT_TIMEOUT_MS };
-    const agent = proxy === '' ? new Agent({ connect }) : proxyAgent(proxy, connect);
+    const agent = proxy === '' ? new Agent({ connect }) : proxyAgent(ProxyAgent, proxy, connect);
     this.#agents.set(proxy, agent);
     return agent;
   }
 }
 
-function proxyAgent(proxy: string, connect: { readonly timeout: number }): Dispatcher {
+/** It is large, and most who come by here have what they want on this machine. */
+const undici = async () => (await import('undici')).default;
+
+function proxyAgent(
+  Agent: typeof ProxyAgent,
+  proxy: string,
+  connect: { readonly timeout: number },
+): Dispatcher {
   const uri = URL.canParse(proxy) ? proxy : `http://${proxy}`;
   try {
     // Many proxies let nobody tunnel but to port 443: http goes through them as a request.
-    return new ProxyAgent({ uri, proxyTunnel: false, requestTls: connect, proxyTls: connect });
+    return new Agent({ uri, proxyTunnel: false, requestTls: connect, proxyTls: connect });
   } catch (error) {
     throw new ImageError('EINVAL', `the environment names a proxy that cannot be one: ${shown(uri)}`, {
       hint: 'set HTTPS_PROXY and HTTP_PROXY to addresses like http://proxy.example:3128',

@@ -98,9 +98,8 @@ export async function ensureImage(
   name: string,
   options: PullOptions = {},
 ): Promise<StoredImage> {
-  const catalogue = options.catalogue ?? loadCatalogue(paths.config);
-  const here = findImage(paths, name, catalogue);
-  return here ?? (await pullImage(paths, name, { ...options, catalogue })).image;
+  const here = findImage(paths, name, () => options.catalogue ?? loadCatalogue(paths.config));
+  return here ?? (await pullImage(paths, name, options)).image;
 }
 
 async function get(

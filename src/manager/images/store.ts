@@ -58,9 +58,14 @@ const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 /**
  * An image that is here: by its identifier, its name, or a name that the catalogue has for it. Of several, the newest.
+ * @param catalogue is asked for where no image has just this name
  * @returns undefined where there is none
  */
-export function findImage(paths: ManagerPaths, name: string, catalogue?: Catalogue): StoredImage | undefined {
+export function findImage(
+  paths: ManagerPaths,
+  name: string,
+  catalogue?: () => Catalogue,
+): StoredImage | undefined {
   if (isImageId(name)) {
     try {
       return readImage(paths.images, name);
@@ -70,16 +75,17 @@ export function findImage(paths: ManagerPaths, name: string, catalogue?: Catalog
   }
   checkName(name);
   const { images } = listImages(paths);
-  const own = catalogue === undefined ? undefined : lookUp(catalogue, name)?.name;
+  const named = images.find((image) => image.name === name);
+  if (named !== undefined) return named;
+  const own = catalogue === undefined ? undefined : lookUp(catalogue(), name)?.name;
   return (
-    images.find((image) => image.name === name) ??
     images.find((image) => image.name === own) ??
     images.find((image) => image.name.replace(':', '-') === name)
   );
 }
 
 /** @throws ImageError (ENOENT) */
-export function getImage(paths: ManagerPaths, name: string, catalogue?: Catalogue): StoredImage {
+export function getImage(paths: ManagerPaths, name: string, catalogue?: () => Catalogue): StoredImage {
   const image = findImage(paths, name, catalogue);
   if (image !== undefined) return image;
   throw new ImageError('ENOENT', `there is no image ${name} on this machine`, {
@@ -95,7 +101,7 @@ export function removeImage(
   paths: ManagerPaths,
   name: string,
   usersOf: UsersOf,
-  catalogue?: Catalogue,
+  catalogue?: () => Catalogue,
 ): Promise<{ readonly id: string }> {
   return withLock(paths, IMAGES_LOCK, async () => {
     const id = isDamaged(paths, name) ? name : getImage(paths, name, catalogue).id;
