@@ -11,7 +11,7 @@ const LOADER = 'lib64/ld-linux-x86-64.so.2';
 /** What init says on the console before anything else. */
 export const FIRST_LINE = 'init: here';
 
-/** What udev would do for the ports; the last one tells that all are there. */
+/** What udev would do for the ports. Their names come in order: once the last one has its own, all have. */
 const initOf = (setUp: string): string => `
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -21,11 +21,13 @@ mount -t devpts devpts /dev/pts
 echo '${FIRST_LINE}'
 load-modules
 mkdir -p /dev/virtio-ports
-until [ -e /dev/virtio-ports/tsvm.exec.2.err ]; do
+link_ports() {
   for port in /sys/class/virtio-ports/*; do
     [ -e "$port/name" ] && ln -sf "../$(basename "$port")" "/dev/virtio-ports/$(cat "$port/name")"
   done
-done
+}
+until [ -e /dev/virtio-ports/tsvm.exec.2.err ]; do link_ports; done
+link_ports
 ${setUp}
 exec qemu-ga --method=virtio-serial --path=/dev/virtio-ports/org.qemu.guest_agent.0 --statedir=/run --pidfile=/run/agent.pid
 `;
