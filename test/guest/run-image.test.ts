@@ -41,7 +41,7 @@ function run(
 /** Folders of VMs, and processes that work for them. */
 const left = async (): Promise<string> =>
   (await host.exec(['ls', '-A', `${home}/data/vms`])).stdout +
-  (await host.exec(['pgrep', '-fa', `vm-process.*${home}`])).stdout;
+  (await host.exec(['pgrep', '-fa', `(vm-process|tsvm-keeper).*${home}`])).stdout;
 
 /** Names of the phases that the line of JSON at the end has. */
 const phasesIn = (stderr: string): string[] =>
@@ -79,6 +79,34 @@ it('goes on from where one of its kind had booted, as another machine, without w
   }
   expect([...seen].filter((line) => /^run-[0-9a-f]{8}$/.test(line))).toHaveLength(3);
   expect([...seen].filter((line) => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(line))).toHaveLength(6);
+  expect(await left()).toBe('');
+});
+
+it('has all that its command says with a slow reader, while its guest goes on', async () => {
+  const argv = (...words: string[]): string =>
+    ['env', `TSVM_HOME=${home}/data`, 'node', TSVM, ...words].map((word) => `'${word}'`).join(' ');
+  const run = argv(
+    'run',
+    ...guest,
+    '--mem',
+    '256M',
+    '--net',
+    'none',
+    '--name',
+    'slow',
+    '--',
+    'sh',
+    '-c',
+    'head -c 400000 /dev/zero',
+  );
+  const other = argv('exec', 'slow', '--', 'echo', 'goes on');
+  const { code, stdout } = await host.exec(
+    ['bash', '-c', `set -o pipefail; ${run} | { head -c 1 | wc -c; ${other}; wc -c; }`],
+    {
+      timeoutMs: LIMIT_MS,
+    },
+  );
+  expect([code, stdout]).toEqual([0, '1\ngoes on\n399999\n']);
   expect(await left()).toBe('');
 });
 

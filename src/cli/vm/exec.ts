@@ -1,11 +1,12 @@
 import { once } from 'node:events';
 import type { Command } from 'commander';
+import type { VmConnection } from '../../manager/vms/lifecycle.ts';
 import { commandExitCode, EXIT } from '../exit-codes.ts';
 import { UsageError } from '../errors.ts';
 import { SIGNALS } from '../signals.ts';
 import { enterRawMode } from '../terminal.ts';
 import { addVerb, type Done, wholeNumber } from '../verb.ts';
-import { NAME_HELP } from './vms.ts';
+import { NAME_HELP, openStore } from './vms.ts';
 
 type ExecFlags = CommandFlags & { readonly wait: number };
 
@@ -57,13 +58,16 @@ export function addShell(program: Command, done: Done): void {
 }
 
 async function execute(name: string, words: readonly string[], flags: ExecFlags): Promise<number> {
+  const { VmConnection } = await import('../../manager/vms/lifecycle.ts');
   const left = new AbortController();
   const leaveBy = Object.entries(SIGNALS).map(([signal, code]) => [signal, () => left.abort(code)] as const);
   for (const [signal, leave] of leaveBy) process.once(signal, leave);
   // Nobody reads any more: `main` says so.
   process.stdout.once('error', () => left.abort(EXIT.ok));
   try {
-    return await runCommand(name, words, flags, left.signal);
+    const store = openStore();
+    store.folderOf(name);
+    return await runCommand(() => new VmConnection(store, name), words, flags, left.signal);
   } catch (error) {
     if (left.signal.aborted) return left.signal.reason as number;
     throw error;
@@ -83,21 +87,22 @@ export type CommandFlags = {
 
 /**
  * Runs a command in the guest of a VM with this process's standard streams.
+ * @param connect to the VM
  * @param signal ends it
  * @returns its exit status, as shells have it
  */
 export async function runCommand(
-  name: string,
+  connect: () => VmConnection,
   words: readonly string[],
   flags: CommandFlags,
   signal: AbortSignal,
 ): Promise<number> {
   const [command = '', ...args] = words;
   const { stdin, stdout } = process;
-  const { Vm } = await import('../../manager/vms/vm.ts');
+  const { VmExec } = await import('../../manager/vms/exec.ts');
   // Of what is no terminal nothing is known.
   const [columns, rows] = stdout.isTTY ? [stdout.columns, stdout.rows] : [80, 24];
-  const run = Vm.get(name).exec(command, args, {
+  const run = new VmExec(connect, command, args, {
     signal,
     ...(flags.wait !== undefined && { wait: flags.wait * 1000 }),
     ...(flags.interactive && { input: stdin }),

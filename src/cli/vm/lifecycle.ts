@@ -57,7 +57,8 @@ export function addStop(program: Command, done: Done): void {
 
 /** Gives back what snapshots have left that were removed while the VM ran. */
 async function tidy(store: VmStore, name: string): Promise<void> {
-  if (!existsSync(join(store.folderOf(name), SNAPSHOTS))) return;
+  // One that was for a command is deleted with its end.
+  if (!store.names().includes(name) || !existsSync(join(store.folderOf(name), SNAPSHOTS))) return;
   const { tidySnapshots } = await import('../../manager/snapshots/store.ts');
   await tidySnapshots(store, name);
 }

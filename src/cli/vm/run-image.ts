@@ -1,9 +1,10 @@
 /** `tsvm run IMAGE -- COMMAND`: a VM for one command, of which nothing is left. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import type { ControlClient } from '../../manager/control/client.ts';
 import { managerPaths } from '../../manager/paths.ts';
+import type { VmConnection } from '../../manager/vms/lifecycle.ts';
 import type { VmStore } from '../../manager/vms/store.ts';
+import type { RunVm } from '../../manager/warm/run.ts';
 import { errorMessage } from '../errors.ts';
 import { EXIT } from '../exit-codes.ts';
 import { ProgressLine } from '../progress-line.ts';
@@ -63,6 +64,9 @@ export async function runImage(
     process.on(name, handler);
     return () => process.off(name, handler);
   });
+  // Nobody reads any more: `main` says so.
+  const unread = (): void => leave.abort(new Left(EXIT.ok));
+  process.stdout.once('error', unread);
   const { timeout } = flags;
   const timer =
     timeout === undefined
@@ -81,6 +85,7 @@ export async function runImage(
     return reason.exitCode;
   } finally {
     clearTimeout(timer);
+    process.stdout.off('error', unread);
     for (const off of handlers) off();
   }
 }
@@ -101,25 +106,27 @@ async function inVm(
   const created = now();
   let phases: Phases | undefined;
   let spoilt = false;
+  let vm: Guest | undefined;
   try {
+    vm = await started(store, name, made, words, flags, signal);
+    const why = await keepBooted(paths, store, name, made);
+    if (why !== undefined) process.stderr.write(`tsvm: later runs will boot, too: ${why}\n`);
     signal.throwIfAborted();
-    return await booted(store, name, flags, signal, async (control) => {
-      const why = await keepBooted(paths, store, name, made);
-      if (why !== undefined) process.stderr.write(`tsvm: later runs will boot, too: ${why}\n`);
-      signal.throwIfAborted();
-      const ready = now();
-      const tty = words.length === 0 && process.stdin.isTTY && process.stdout.isTTY;
-      const streams: CommandFlags = words.length === 0 ? { interactive: true, ...(tty && { tty }) } : flags;
-      const status = await runCommand(name, words.length === 0 ? SHELL : words, streamsOf(streams), signal);
-      if (flags.timings) phases = await bootPhases(control, { begin, created, ready, ended: now() });
-      return status;
-    });
+    const ready = now();
+    using connection = vm.connect();
+    const streams: CommandFlags =
+      words.length === 0 ? { interactive: true, ...(hasTerminal() && { tty: true }) } : flags;
+    const command = words.length === 0 ? SHELL : words;
+    const status = await runCommand(vm.connect, command, streamsOf(streams), signal);
+    if (flags.timings) phases = await bootPhases(connection.control, { begin, created, ready, ended: now() });
+    return status;
   } catch (error) {
     spoilt = await isSpoilt(paths, made, error);
     if (!spoilt) throw error;
   } finally {
-    await endOf(store, name, spoilt ? {} : flags, signal);
+    await vm?.end(signal.aborted);
     made.owner?.[Symbol.dispose]();
+    await read(process.stdout, signal);
     if (phases !== undefined) {
       const times = phaseTimes(phases, now());
       process.stderr.write(flags.json ? `${JSON.stringify(times)}\n` : formatPhases(times));
@@ -133,57 +140,104 @@ const streamsOf = ({ interactive, tty }: CommandFlags): CommandFlags => ({
   ...(tty && { tty }),
 });
 
-/** Starts the VM, which ends with this process, and waits for its guest. */
-async function booted<T>(
+const hasTerminal = (): boolean => process.stdin.isTTY && process.stdout.isTTY;
+
+/** A VM that runs, in this process or in its own. */
+type Guest = {
+  readonly connect: () => VmConnection;
+  /** @throws WaitError, the signal's reason */
+  readonly waitForAgent: (timeout: number, signal: AbortSignal) => Promise<void>;
+  /** It is gone then; or, where it is to be kept, off. @param force it is not asked to power off */
+  readonly end: (force: boolean) => Promise<void>;
+};
+
+/** Starts a VM, and waits for its guest. Where that fails, it is gone or off. */
+async function started(
   store: VmStore,
   name: string,
-  { wait }: RunImageFlags,
+  made: RunVm,
+  words: readonly string[],
+  flags: RunImageFlags,
   signal: AbortSignal,
-  use: (control: ControlClient) => Promise<T>,
-): Promise<T> {
-  const { startVmProcess, VmConnection } = await import('../../manager/vms/lifecycle.ts');
-  const { waitFor, WaitError } = await import('../../manager/vms/wait.ts');
-  {
-    using line = new ProgressLine();
-    line.say(`starting '${name}'`);
-    const aborted = once(signal, 'abort').then(() => Promise.reject(signal.reason as Error));
-    aborted.catch(() => undefined);
-    const started = startVmProcess(store, name, { tied: true });
-    await Promise.race([started, aborted]).catch(async (error: unknown) => {
-      // Nothing is deleted under a process that is about to come up.
-      await started.catch(() => undefined);
-      throw error;
-    });
+): Promise<Guest> {
+  const { WaitError } = await import('../../manager/vms/wait.ts');
+  const host = (await isHosted(made, words, flags)) ? hostedGuest : tiedGuest;
+  using line = new ProgressLine();
+  line.say(`starting '${name}'`);
+  // Nothing is deleted under a VM that is about to come up.
+  const vm = await host(store, name, flags);
+  try {
+    signal.throwIfAborted();
     line.say(`waiting for the guest agent of '${name}'`);
-    try {
-      await waitFor(store, name, 'agent', { timeout: wait * 1000, signal });
-    } catch (error) {
-      if (!(error instanceof WaitError)) throw error;
-      const [first = '', ...rest] = error.message.split('\n');
-      const tail = rest.map((text) => `\n${errorMessage(new Error(text))}`).join('');
-      throw new Left(
-        error.code === 'EWAITTIMEOUT' ? EXIT.timeout : EXIT.crashed,
-        `${errorMessage(new Error(first))}${tail}`,
-      );
-    }
+    await vm.waitForAgent(flags.wait * 1000, signal);
+    return vm;
+  } catch (error) {
+    await vm.end(signal.aborted);
+    if (!(error instanceof WaitError)) throw error;
+    const [first = '', ...rest] = error.message.split('\n');
+    const tail = rest.map((text) => `\n${errorMessage(new Error(text))}`).join('');
+    throw new Left(
+      error.code === 'EWAITTIMEOUT' ? EXIT.timeout : EXIT.crashed,
+      `${errorMessage(new Error(first))}${tail}`,
+    );
   }
-  using connection = new VmConnection(store, name);
-  return await use(connection.control);
 }
 
-/** The VM is gone then; or, where it is to be kept, off. */
-async function endOf(
-  store: VmStore,
-  name: string,
-  { keep }: Pick<RunImageFlags, 'keep'>,
-  signal: AbortSignal,
-): Promise<void> {
-  const { killVm, stopVm } = await import('../../manager/vms/lifecycle.ts');
-  if (store.status(name).state === 'running') {
-    if (keep) await stopVm(store, name, { timeout: POWER_OFF_LIMIT, force: signal.aborted });
-    else await killVm(store, name);
+/**
+ * Whether the VM is to be in this process: not where something is to be done with it, or with a terminal, that its jail
+ * forbids, or it has limits that are for itself alone.
+ */
+async function isHosted(made: RunVm, words: readonly string[], flags: RunImageFlags): Promise<boolean> {
+  const { canHostVm } = await import('../../manager/vms/hosted.ts');
+  const isToBeKept = flags.keep === true || (made.key !== undefined && !made.isWarm);
+  const onTerminal = flags.tty === true || (words.length === 0 && hasTerminal());
+  const isLimited = flags.cpuLimit !== undefined || flags.memoryLimit !== undefined;
+  return !isToBeKept && !onTerminal && !isLimited && canHostVm();
+}
+
+async function hostedGuest(store: VmStore, name: string): Promise<Guest> {
+  const { HostedVm } = await import('../../manager/vms/hosted.ts');
+  const vm = await HostedVm.start(store, name);
+  // The guest does not stand still while somebody reads slowly what its command says.
+  const { _handle: handle } = process.stdout as { readonly _handle?: { setBlocking?(on: boolean): void } };
+  handle?.setBlocking?.(false);
+  return {
+    connect: vm.connect,
+    waitForAgent: (timeout, signal) => vm.waitForAgent(timeout, signal),
+    end: () => vm.remove(),
+  };
+}
+
+/** A VM in a process of its own, which ends with this one. */
+async function tiedGuest(store: VmStore, name: string, { keep }: RunImageFlags): Promise<Guest> {
+  const { killVm, startVmProcess, stopVm, VmConnection } = await import('../../manager/vms/lifecycle.ts');
+  const { waitFor } = await import('../../manager/vms/wait.ts');
+  const end = async (force: boolean): Promise<void> => {
+    if (store.status(name).state === 'running') {
+      if (keep) await stopVm(store, name, { timeout: POWER_OFF_LIMIT, force });
+      else await killVm(store, name);
+    }
+    if (!keep) await store.delete(name);
+  };
+  try {
+    await startVmProcess(store, name, { tied: true });
+  } catch (error) {
+    await end(true);
+    throw error;
   }
-  if (!keep) await store.delete(name);
+  return {
+    connect: () => new VmConnection(store, name),
+    waitForAgent: (timeout, signal) => waitFor(store, name, 'agent', { timeout, signal }),
+    end,
+  };
+}
+
+/** Resolves when what was written is with its reader, or there is none. */
+async function read(stream: NodeJS.WriteStream, signal: AbortSignal): Promise<void> {
+  if (signal.aborted || stream.destroyed || stream.writableLength === 0) return;
+  const aborted = once(signal, 'abort');
+  const written = new Promise((resolve) => stream.write('', resolve));
+  await Promise.race([aborted, written]);
 }
 
 /** In milliseconds since 1970, as VMs' processes count too. */

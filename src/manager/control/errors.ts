@@ -12,8 +12,14 @@ export class ControlError extends Error {
   }
 }
 
+export type ErrorDetails = {
+  readonly message: string;
+  readonly code?: string;
+  readonly hint?: string;
+};
+
 /** What another process is told of an error: whatever was thrown here. */
-export function errorDetails(error: unknown): { message: string; code?: string; hint?: string } {
+export function errorDetails(error: unknown): ErrorDetails {
   if (!(error instanceof Error)) return { message: String(error) };
   const { message, code, hint } = error as Error & { readonly code?: unknown; readonly hint?: unknown };
   return {

@@ -2,8 +2,7 @@ import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import { ControlError } from '../control/errors.ts';
 import type { ExecChunk, ExecEnd, ExecStream } from '../control/exec-stream.ts';
-import { VmConnection } from './lifecycle.ts';
-import type { VmStore } from './store.ts';
+import type { VmConnection } from './lifecycle.ts';
 
 /** How long a guest may take until its agent answers, in milliseconds. */
 const AGENT_TIMEOUT = 60_000;
@@ -69,16 +68,16 @@ export class VmExec implements PromiseLike<VmExecResult>, AsyncIterable<VmExecCh
   readonly #first: Promise<IteratorResult<ExecChunk, ExecEnd>>;
   #result: Promise<VmExecResult> | undefined;
 
+  /** @param connect to the VM */
   constructor(
-    store: VmStore,
-    name: string,
+    connect: () => VmConnection,
     command: string,
     args: readonly string[] = [],
     options: VmExecOptions = {},
   ) {
     this.#words = [command, ...args].join(' ');
     this.#check = options.check ?? false;
-    this.#output = run(store, name, command, args, options);
+    this.#output = run(connect, command, args, options);
     // Without this it would begin when somebody asks.
     this.#first = this.#output.next();
     this.#first.catch(() => undefined);
@@ -172,14 +171,13 @@ class Kept {
 
 /** Begins the command, gives what it says, and returns how it ended. */
 async function* run(
-  store: VmStore,
-  name: string,
+  connect: () => VmConnection,
   command: string,
   args: readonly string[],
   { env, input, timeout, signal, terminal, wait = AGENT_TIMEOUT }: VmExecOptions,
 ): AsyncGenerator<ExecChunk, ExecEnd> {
   signal?.throwIfAborted();
-  using connection = new VmConnection(store, name);
+  using connection = connect();
   const { control } = connection;
   await control.waitForAgent(Math.min(timeout ?? wait, wait), signal);
   const request = {

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { packageRoot } from '../../kvm/package-root.ts';
 import { ControlClient } from '../control/client.ts';
+import type { ErrorDetails } from '../control/errors.ts';
 import { CONSOLE_SOCKET, CONTROL_SOCKET } from '../control/types.ts';
 import { discardSuspended, recover } from '../snapshots/recover.ts';
 import { removeGroup } from '../vmm/cgroup.ts';
@@ -33,7 +34,11 @@ export const SNAPSHOT_CODES: ReadonlySet<string> = new Set(['EDAMAGED', 'EVERSIO
 export const startReport = v.union([
   v.object({ ready: v.literal(true) }),
   v.object({
-    error: v.object({ message: v.string(), hint: v.optional(v.string()), code: v.optional(v.string()) }),
+    error: v.object({
+      message: v.string(),
+      hint: v.exactOptional(v.string()),
+      code: v.exactOptional(v.string()),
+    }),
   }),
 ]);
 export type StartReport = v.InferOutput<typeof startReport>;
@@ -45,10 +50,13 @@ export class VmConnection implements Disposable {
   readonly consolePath: string;
   readonly #fd: number;
 
-  /** @throws VmStoreError (ESTOPPED) */
-  constructor(store: VmStore, name: string) {
+  /**
+   * @param known it is known to run
+   * @throws VmStoreError (ESTOPPED)
+   */
+  constructor(store: VmStore, name: string, known = false) {
     const folder = store.folderOf(name);
-    if (store.status(name).state !== 'running')
+    if (!known && store.status(name).state !== 'running')
       throw new VmStoreError(
         'ESTOPPED',
         `the VM '${name}' is not running`,
@@ -90,15 +98,7 @@ export async function startVmProcess(
 ): Promise<void> {
   const folder = store.folderOf(name);
   await whileVmLocked(folder, async () => {
-    if (store.status(name).state === 'running')
-      throw new VmStoreError('ERUNNING', `the VM '${name}' is running already`);
-    recover(folder);
-    if (options.cold === true) discardSuspended(folder);
-    // Who was killed by somebody else could not say so.
-    const before = readRecord(folder);
-    if (before !== undefined && before.end === undefined)
-      store.events?.add(name, 'crashed', 'its process was killed');
-    dropGroup(folder);
+    prepareStart(store, name, options);
     const output = openSync(join(folder, PROCESS_OUTPUT), 'w', 0o600);
     let child: ChildProcess;
     try {
@@ -119,6 +119,23 @@ export async function startVmProcess(
     // Held until this process ends; what has it open must not keep it alive.
     if (options.tied === true) (child.stdio[TIE_FD] as Socket).unref();
   });
+}
+
+/**
+ * To be called with the VM's lock, by who is about to start it: puts right what an earlier process has left.
+ * @throws VmStoreError (ERUNNING)
+ */
+export function prepareStart(store: VmStore, name: string, options: StartOptions): void {
+  const folder = store.folderOf(name);
+  if (store.status(name).state === 'running')
+    throw new VmStoreError('ERUNNING', `the VM '${name}' is running already`);
+  recover(folder);
+  if (options.cold === true) discardSuspended(folder);
+  // Who was killed by somebody else could not say so.
+  const before = readRecord(folder);
+  if (before !== undefined && before.end === undefined)
+    store.events?.add(name, 'crashed', 'its process was killed');
+  dropGroup(folder);
 }
 
 async function reported(child: ChildProcess, folder: string, name: string): Promise<void> {
@@ -153,20 +170,22 @@ async function reported(child: ChildProcess, folder: string, name: string): Prom
         `\`tsvm logs --process ${name}\` has what it said before`,
       );
     }
-    if ('error' in result.output) {
-      const { message, hint, code = 'ESTART' } = result.output.error;
-      const cold = `\`tsvm start --cold ${name}\` discards what it was and boots it`;
-      const ways = [hint, SNAPSHOT_CODES.has(code) ? cold : undefined].filter((each) => each !== undefined);
-      throw new VmStoreError(
-        code,
-        `the VM '${name}' cannot be started: ${message}`,
-        ways.length === 0 ? undefined : ways.join('; or '),
-      );
-    }
+    if ('error' in result.output) throw startError(name, result.output.error);
   } finally {
     clearTimeout(limit);
     pipe.destroy();
   }
+}
+
+/** What is wrong with a VM, as its process has it. */
+export function startError(name: string, { message, hint, code = 'ESTART' }: ErrorDetails): VmStoreError {
+  const cold = `\`tsvm start --cold ${name}\` discards what it was and boots it`;
+  const ways = [hint, SNAPSHOT_CODES.has(code) ? cold : undefined].filter((each) => each !== undefined);
+  return new VmStoreError(
+    code,
+    `the VM '${name}' cannot be started: ${message}`,
+    ways.length === 0 ? undefined : ways.join('; or '),
+  );
 }
 
 /** The last line of a file that was written behind so many bytes. */
@@ -208,6 +227,7 @@ export async function killVm(store: VmStore, name: string): Promise<void> {
   if (pid !== undefined) process.kill(pid, 'SIGKILL');
   if (!(await ended(store, name, KILL_LIMIT)))
     throw new VmStoreError('EKILL', `the process of the VM '${name}' does not end, even when it is killed`);
+  if (!existsSync(folder)) return;
   const record = readRecord(folder);
   // It was asked for, so it is no crash.
   if (record !== undefined && record.pid === pid && record.end === undefined) {
@@ -225,14 +245,19 @@ function dropGroup(folder: string): void {
   if (group !== undefined) removeGroup(group);
 }
 
-/** Waits until a VM does not run. @returns false where `timeout` milliseconds have passed */
+/** Waits until a VM does not run, or is not there. @returns false where `timeout` milliseconds have passed */
 export async function ended(store: VmStore, name: string, timeout: number): Promise<boolean> {
   const end = performance.now() + timeout;
-  for (let pause = FIRST_POLL; store.status(name).state === 'running';) {
-    if (performance.now() > end) return false;
-    await sleep(pause);
-    pause = Math.min(1.2 * pause, LAST_POLL);
+  try {
+    for (let pause = FIRST_POLL; store.status(name).state === 'running';) {
+      if (performance.now() > end) return false;
+      await sleep(pause);
+      pause = Math.min(1.2 * pause, LAST_POLL);
+    }
+    dropGroup(store.folderOf(name));
+  } catch (error) {
+    // One that was for a command is deleted with its end.
+    if (!(error instanceof VmStoreError) || error.code !== 'ENOVM') throw error;
   }
-  dropGroup(store.folderOf(name));
   return true;
 }

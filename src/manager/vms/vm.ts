@@ -243,7 +243,7 @@ export class Vm implements AsyncDisposable {
    * @throws ControlError (EAGENT…), VmExecError, VmStoreError (ESTOPPED), the signal's reason: awaited or iterated over
    */
   exec(command: string, args: readonly string[] = [], options: VmExecOptions = {}): VmExec {
-    return new VmExec(this.#store, this.name, command, args, options);
+    return new VmExec(() => new VmConnection(this.#store, this.name), command, args, options);
   }
 
   /** What the console shows after all that it has said since the VM was started, the last MiB of it at most. */

@@ -1,5 +1,5 @@
 import { openSync, closeSync, existsSync, fstatSync, readSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { VmConnection } from './lifecycle.ts';
 import { VmStoreError, type VmStore } from './store.ts';
@@ -49,17 +49,21 @@ export async function waitFor(
     const running = store.status(name).state === 'running';
     if (await isThere(store, name, target, running, end - performance.now(), signal)) return;
     const over = performance.now() >= end;
-    if (over || (!running && target !== 'stopped' && target !== 'running')) {
-      const what = typeof target === 'string' ? `'${target}'` : String(target);
-      const why = over ? `not within ${timeout / 1000} s` : 'and it does not run';
-      throw new WaitError(
-        over ? 'EWAITTIMEOUT' : 'EWAITENDED',
-        `the VM '${name}' has not come to ${what}, ${why}${tailOf(folder)}`,
-      );
-    }
+    if (over || (!running && target !== 'stopped' && target !== 'running'))
+      throw waitError(folder, target, over ? timeout : undefined);
     // Its own error would hide the signal's reason.
     await sleep(pause, undefined, signal && { signal }).catch(() => undefined);
   }
+}
+
+/** @param timeout that is over, in milliseconds; undefined: the VM does not run any more */
+export function waitError(folder: string, target: WaitTarget, timeout: number | undefined): WaitError {
+  const what = typeof target === 'string' ? `'${target}'` : String(target);
+  const why = timeout === undefined ? 'and it does not run' : `not within ${timeout / 1000} s`;
+  return new WaitError(
+    timeout === undefined ? 'EWAITENDED' : 'EWAITTIMEOUT',
+    `the VM '${basename(folder)}' has not come to ${what}, ${why}${tailOf(folder)}`,
+  );
 }
 
 async function isThere(
@@ -73,20 +77,27 @@ async function isThere(
   if (target === 'stopped') return !running;
   if (!running) return false;
   if (target === 'running') return true;
-  if (target === 'agent') {
-    try {
-      using connection = new VmConnection(store, name);
-      await connection.control.waitForAgent(Math.max(1, Math.min(left, 2000)), signal);
-      return true;
-    } catch (error) {
-      // Nothing else is to be said of a guest whose agent is not there yet, or of a VM that ends just now.
-      if (signal?.aborted === true || !(error instanceof Error) || !('code' in error)) throw error;
-      return false;
-    }
-  }
+  if (target === 'agent') return hasAgent(() => new VmConnection(store, name), left, signal);
   return (target === 'login' ? LOGIN : target).test(
     consoleOf(store.folderOf(name), store.status(name).record?.consoleFrom),
   );
+}
+
+/** Whether a guest's agent answers, after a while of waiting for it. @param left of the time for that, in milliseconds */
+export async function hasAgent(
+  connect: () => VmConnection,
+  left: number,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  try {
+    using connection = connect();
+    await connection.control.waitForAgent(Math.max(1, Math.min(left, 2000)), signal);
+    return true;
+  } catch (error) {
+    // Nothing else is to be said of a guest whose agent is not there yet, or of a VM that ends just now.
+    if (signal?.aborted === true || !(error instanceof Error) || !('code' in error)) throw error;
+    return false;
+  }
 }
 
 /** What the console has said since the VM was started, or the end of that. */

@@ -44,7 +44,10 @@ describe.each(codeFiles)('%s', (name) => {
     ['is empty', () => writeFileSync(join(folder, 'dist', name), '')],
     ['is cut', (code: Buffer) => writeFileSync(join(folder, 'dist', name), code.subarray(0, 100_000))],
     // The version of V8 is in the first words.
-    ['is of another Node', (code: Buffer) => writeFileSync(join(folder, 'dist', name), code.fill(0x5a, 4, 8))],
+    [
+      'is of another Node',
+      (code: Buffer) => writeFileSync(join(folder, 'dist', name), code.fill(0x5a, 4, 8)),
+    ],
   ])('where it %s, the command runs', async (_, harm) => {
     const before = await says();
     harm(readFileSync(join(folder, 'dist', name)));
