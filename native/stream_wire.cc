@@ -41,6 +41,8 @@ class StreamWire : public FrameWire {
         staging_(new uint8_t[kStaging]) {
     prefixes_.reserve(kFrameRecords);
     heads_.reserve(kFrameRecords);
+    socklen_t size = sizeof room_;
+    if (getsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &room_, &size) < 0) room_ = 0;
   }
 
   uint32_t Send(uint32_t first, uint32_t count) override;
@@ -73,6 +75,8 @@ class StreamWire : public FrameWire {
   size_t Transmit();
   // Whether the socket takes all of the batch, which may be several pieces.
   bool HasRoom() const;
+  // bytes that the socket takes before somebody reads them; 0 where it does not tell
+  int room_ = 0;
   void Keep(size_t from, size_t to);
   bool Read();
   bool Deliver(FrameSink* sink, const uint8_t* frame, uint32_t length);
@@ -239,11 +243,9 @@ StreamWire::Fit StreamWire::AppendComputed(uint32_t length, const VnetHeader& he
 // SIOCOUTQ counts what the peer has not read, and a socket tells that it can be written to when that is a quarter of
 // what it takes.
 bool StreamWire::HasRoom() const {
-  int used = 0, limit = 0;
-  socklen_t size = sizeof limit;
-  if (ioctl(fd_.get(), SIOCOUTQ, &used) < 0) return true;
-  if (getsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &limit, &size) < 0) return true;
-  return used <= limit / 4 || used + kPieceRoom < limit;
+  int used = 0;
+  if (room_ == 0 || ioctl(fd_.get(), SIOCOUTQ, &used) < 0) return true;
+  return used <= room_ / 4 || used + kPieceRoom < room_;
 }
 
 size_t StreamWire::Transmit() {

@@ -17,8 +17,9 @@ namespace tsvm {
 namespace {
 
 constexpr int kBacklog = 128;
-// The kernel takes less where its limit is lower.
-constexpr int kSendBuffer = 1024 * 1024;
+// For two or three of the largest frames, of twice of which the kernel keeps account; it takes less where its limit is
+// lower. More of them would be out of the processor's cache before they are read.
+constexpr int kSendBuffer = 160 * 1024;
 
 sockaddr_un AddressOf(Napi::Env env, const std::string& path) {
   sockaddr_un address{};

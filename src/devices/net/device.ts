@@ -35,6 +35,9 @@ export type NetDeviceOptions = {
 /** How often a queue is looked at once more because the driver was quick, before other work has its turn. */
 const ROUNDS = 4;
 
+/** The guest's answer is looked for after a frame has come in, but where so many had none it does not answer them. */
+const UNANSWERED = 8;
+
 /** A pair of queues during one activation, and its port. */
 type Pair = {
   readonly port: FramePort;
@@ -57,6 +60,8 @@ export class NetDevice implements VirtioDevice, ControlTarget {
   readonly #transmitLimiter: RateLimiter;
   readonly #receiveLimiter: RateLimiter;
   readonly #poller: Poller;
+  /** times that frames have come in since the driver has sent some */
+  #unanswered = 0;
   #memory: GuestMemory | undefined;
   #buffers: GuestBuffers[] = [];
   #features = new Features(0, 0);
@@ -323,7 +328,7 @@ export class NetDevice implements VirtioDevice, ControlTarget {
   #transmit({ transmit }: Pair): void {
     if (transmit === undefined) return;
     for (let round = 0; round < ROUNDS; round++) {
-      transmit.serve(this.link);
+      if (transmit.serve(this.link)) this.#unanswered = 0;
       if (transmit.isBlocked || transmit.limited) return;
       if (transmit.again) break;
       if (this.#poller.worked(false) || !transmit.listen()) return;
@@ -339,7 +344,7 @@ export class NetDevice implements VirtioDevice, ControlTarget {
       port.listen(false);
       return;
     }
-    if (receive.serve()) this.#poller.worked(false);
+    if (receive.serve() && this.#unanswered++ < UNANSWERED) this.#poller.worked(false);
     if (receive.again) this.#later();
   }
 
@@ -355,7 +360,10 @@ export class NetDevice implements VirtioDevice, ControlTarget {
       if (transmit !== undefined && !transmit.limited && !transmit.isBlocked && transmit.serve(this.link))
         worked = true;
     }
-    if (worked) this.#poller.worked(false);
+    if (worked) {
+      this.#unanswered = 0;
+      this.#poller.worked(false);
+    }
     return worked;
   }
 
