@@ -123,6 +123,17 @@ it('boots where something else is asked for, and where nothing is kept any more'
   expect((await host.exec(['ls', '-A', `${home}/data/warm`])).stdout).toBe('');
 });
 
+it('boots where what was kept is damaged', async () => {
+  const args = ['--mem', '128M', '--timings', '--json'];
+  expect(phasesIn((await run(args, ['true'])).stderr)).toContain('kernel');
+  const damage = `for state in '${home}'/data/warm/*/state.json; do rm -f "$state"; echo broken > "$state"; done`;
+  expect(await host.exec(damage)).toMatchObject({ code: 0 });
+  const { code, stdout, stderr } = await run(args, ['echo', 'out']);
+  expect([code, stdout]).toEqual([0, 'out\n']);
+  expect(phasesIn(stderr)).toContain('kernel');
+  expect(await left()).toBe('');
+});
+
 it('opens a shell where there is no command', async () => {
   expect(await run([], [], { stdin: 'uname -s; exit 3\n' })).toMatchObject({ code: 3, stdout: 'Linux\n' });
   expect(await left()).toBe('');

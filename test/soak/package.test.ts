@@ -1,4 +1,5 @@
 /** The package as npm has it, with its addon built where it is installed, and README's first program run with it. */
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { kernelOf } from '../../images/debian/kernel.ts';
@@ -35,8 +36,12 @@ async function shell(line: string): Promise<string> {
 }
 
 test(
-  'its addon is built, and its command works',
+  'its addon is built and its program compiled, and its command works',
   async () => {
+    const made = readdirSync(join(own.project, 'node_modules/tsvm/dist')).filter((name) =>
+      name.endsWith('.code'),
+    );
+    expect(made).toHaveLength(2);
     await own.run('npx', 'tsvm', 'disk', 'create', 'own.qcow2', '1G');
     expect(await own.run('npx', 'tsvm', 'disk', 'info', '--format', 'qcow2', 'own.qcow2')).toContain('1 GiB');
   },

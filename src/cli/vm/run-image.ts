@@ -123,6 +123,8 @@ async function inVm(
   } catch (error) {
     spoilt = await isSpoilt(paths, made, error);
     if (!spoilt) throw error;
+    // The next one has its name.
+    if (flags.keep) await store.delete(name);
   } finally {
     await vm?.end(signal.aborted);
     made.owner?.[Symbol.dispose]();
@@ -198,9 +200,10 @@ async function isHosted(made: RunVm, words: readonly string[], flags: RunImageFl
 async function hostedGuest(store: VmStore, name: string): Promise<Guest> {
   const { HostedVm } = await import('../../manager/vms/hosted.ts');
   const vm = await HostedVm.start(store, name);
-  // The guest does not stand still while somebody reads slowly what its command says.
-  const { _handle: handle } = process.stdout as { readonly _handle?: { setBlocking?(on: boolean): void } };
-  handle?.setBlocking?.(false);
+  // The guest does not stand still while somebody reads slowly what its command says. Others have the same pipe.
+  const { _handle: pipe } = process.stdout as { readonly _handle?: { setBlocking?(on: boolean): void } };
+  pipe?.setBlocking?.(false);
+  process.once('exit', () => pipe?.setBlocking?.(true));
   return {
     connect: vm.connect,
     waitForAgent: (timeout, signal) => vm.waitForAgent(timeout, signal),
