@@ -2,7 +2,7 @@
 import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
 const root = import.meta.dirname;
@@ -27,6 +27,7 @@ const commonJs = {
   banner: { js: "const __tsvmUrl=require('node:url').pathToFileURL(__filename).href;" },
 };
 
+mkdirSync(dist, { recursive: true });
 for (const name of readdirSync(dist, { withFileTypes: true })
   .filter((each) => each.isFile() || each.name === 'chunks')
   .map((each) => each.name))

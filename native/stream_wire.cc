@@ -75,8 +75,6 @@ class StreamWire : public FrameWire {
   size_t Transmit();
   // Whether the socket takes all of the batch, which may be several pieces.
   bool HasRoom() const;
-  // bytes that the socket takes before somebody reads them; 0 where it does not tell
-  int room_ = 0;
   void Keep(size_t from, size_t to);
   bool Read();
   bool Deliver(FrameSink* sink, const uint8_t* frame, uint32_t length);
@@ -92,6 +90,8 @@ class StreamWire : public FrameWire {
   std::vector<iovec> found_;
   size_t batch_bytes_ = 0;
   size_t scratch_used_ = 0;
+  // bytes that the socket takes before somebody reads them; 0 where it does not tell
+  int room_ = 0;
   // the rest of a frame whose beginning the socket has taken
   std::vector<uint8_t> pending_;
   size_t pending_sent_ = 0;

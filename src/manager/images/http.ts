@@ -1,5 +1,6 @@
 /** GET over HTTP: through proxies as the environment says, with redirects, and without waiting for ever. */
 import { getProxyForUrl } from 'proxy-from-env';
+import type Undici from 'undici';
 import type { Dispatcher, ProxyAgent } from 'undici';
 
 import { systemCode } from '../../kvm/system-code.ts';
@@ -84,12 +85,12 @@ export class HttpClient implements AsyncDisposable {
     headers: Record<string, string> | undefined,
     signal: AbortSignal | undefined,
   ): Promise<Dispatcher.ResponseData> {
-    const { request } = await undici();
-    const dispatcher = await this.#agentFor(url);
+    // It is large, and most who come by here have what they want on this machine.
+    const undici = (await import('undici')).default;
     try {
-      return await request(url, {
+      return await undici.request(url, {
         method: 'GET',
-        dispatcher,
+        dispatcher: this.#agentFor(url, undici),
         // A file that is packed on the way has other checksums and ranges.
         headers: { 'accept-encoding': 'identity', 'user-agent': 'tsvm', ...headers },
         headersTimeout: this.#stallTimeout,
@@ -102,8 +103,7 @@ export class HttpClient implements AsyncDisposable {
     }
   }
 
-  async #agentFor(url: URL): Promise<Dispatcher> {
-    const { Agent, ProxyAgent } = await undici();
+  #agentFor(url: URL, { Agent, ProxyAgent }: typeof Undici): Dispatcher {
     const proxy = getProxyForUrl(url.href);
     const known = this.#agents.get(proxy);
     if (known !== undefined) return known;
@@ -113,9 +113,6 @@ export class HttpClient implements AsyncDisposable {
     return agent;
   }
 }
-
-/** It is large, and most who come by here have what they want on this machine. */
-const undici = async () => (await import('undici')).default;
 
 function proxyAgent(
   Agent: typeof ProxyAgent,

@@ -55,7 +55,7 @@ const AGENT_POLL = 250;
  */
 export async function runVmProcess(
   folder: string,
-  { jail: asked }: StartOptions,
+  { jail: asked, tied = false }: StartOptions,
   ready: (vm: VmProcess) => void,
   tie?: Tie,
 ): Promise<VmExit> {
@@ -122,7 +122,7 @@ export async function runVmProcess(
     // Others may go on, or have gone on, from the same: the guest is not to draw the same random numbers as they.
     const identity = readIdentity();
     // Clones may be many, and have their memory in common; one for a command is to be soon done.
-    const prefetch = identity === undefined || tie !== undefined;
+    const prefetch = identity === undefined || tied;
     const restore = { folder: RESUME, keep: BASE, prefetch, generation: randomUUID() };
     const vm = await startVm({ ...options, ...(resuming && { restore }) }, opened);
     // From here on it goes another way: it cannot go on from there twice.
@@ -140,7 +140,6 @@ export async function runVmProcess(
       options.cpus ?? 1,
       options.kernel,
       events,
-      jailed,
     );
     void tie?.lost.then(() => process_.stop('force'));
     process_.woken = wake(process_.agent, { resuming, identity, log, exited: vm.exited });
@@ -181,8 +180,6 @@ const BUTTON_ALONE = 3000;
 /** What is said and done to a VM from outside, in its process. */
 export class VmProcess implements ControlledVm {
   readonly vm: RunningVm;
-  /** whether this process is in jail */
-  readonly jailed: boolean;
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
   woken: Promise<void> = Promise.resolve();
   readonly #about: Omit<VmDescription, 'state' | 'boot'>;
@@ -198,10 +195,8 @@ export class VmProcess implements ControlledVm {
     cpus: number,
     kernel: string,
     events: EventJournal,
-    jailed: boolean,
   ) {
     this.vm = vm;
-    this.jailed = jailed;
     this.#events = events;
     const name = basename(folder);
     this.#about = { name, pid: process.pid, startedAt, memory, cpus, kernel, version: packageVersion() };

@@ -120,7 +120,7 @@ export class HostedVm {
         this.#running = true;
         resolve();
       };
-      this.#ended = runVmProcess(this.#store.folderOf(this.#name), {}, ready)
+      this.#ended = runVmProcess(this.#store.folderOf(this.#name), { tied: true }, ready)
         // Once it runs, its log has why it has ended.
         .then(() => undefined, reject)
         .finally(() => (this.#running = false));
