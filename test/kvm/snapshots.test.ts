@@ -406,6 +406,7 @@ describe.skipIf(noQemuTools !== undefined)('clones of a VM that is off', () => {
       instanceId: two['instance-id'],
       addresses: [],
       boots: true,
+      renews: true,
     });
   });
 

@@ -109,7 +109,9 @@ async function inVm(
   let vm: Guest | undefined;
   try {
     vm = await started(store, name, made, words, flags, signal);
-    const why = await keepBooted(paths, store, name, made);
+    const why = await saying(`keeping '${name}' as it has booted, for later runs`, () =>
+      keepBooted(paths, store, name, made, signal),
+    );
     if (why !== undefined) process.stderr.write(`tsvm: later runs will boot, too: ${why}\n`);
     signal.throwIfAborted();
     const ready = now();
@@ -135,6 +137,12 @@ async function inVm(
     }
   }
   return await inVm(image, words, { ...flags, cold: true }, signal);
+}
+
+async function saying<T>(what: string, work: () => Promise<T>): Promise<T> {
+  using line = new ProgressLine();
+  line.say(what);
+  return await work();
 }
 
 const streamsOf = ({ interactive, tty }: CommandFlags): CommandFlags => ({

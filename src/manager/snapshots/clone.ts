@@ -87,16 +87,18 @@ export type CloneFiles = {
   readonly own: string;
   readonly record: SnapshotRecord;
   readonly map: LayerMap;
+  /** whether its guest is to ask for its addresses again, which may be others by then; default true */
+  readonly renews?: boolean;
 };
 
 /** Fills the folder of a new VM that goes on from a snapshot. @returns its settings */
 export async function layClone(
   target: string,
   name: string,
-  { folder, own, record, map }: CloneFiles,
+  { folder, own, record, map, renews = true }: CloneFiles,
 ): Promise<VmSettings> {
   const settings = readVmIni(join(own, VM_INI));
-  const identity = newIdentity(name, settings, record.memory);
+  const identity = newIdentity(name, settings, record.memory, renews);
   await cloneDisks(folder, target, settings, record, map);
   await cloneOthers(folder, target, settings, identity);
   if (record.memory) linkMachine(own, join(target, RESUME));
@@ -159,7 +161,7 @@ export async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-function newIdentity(name: string, settings: VmSettings, memory: boolean): Identity {
+function newIdentity(name: string, settings: VmSettings, memory: boolean, renews: boolean): Identity {
   return {
     hostname: name,
     machineId: randomBytes(16).toString('hex'),
@@ -168,6 +170,7 @@ function newIdentity(name: string, settings: VmSettings, memory: boolean): Ident
       ? cardsOf(name, settings).flatMap(({ change }) => (change === undefined ? [] : [change]))
       : [],
     boots: !memory,
+    renews,
   };
 }
 

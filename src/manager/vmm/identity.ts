@@ -1,8 +1,6 @@
 /** A clone's guest is told who it is: it has the memory, or the disk, of another one. */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import * as v from 'valibot';
-import type { AgentClient } from '../agent/client.ts';
-import { AgentError } from '../agent/errors.ts';
 import { CLONE } from '../vms/files.ts';
 
 const address = v.pipe(v.string(), v.regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/));
@@ -18,12 +16,10 @@ const schema = v.strictObject({
   addresses: v.pipe(v.array(v.strictObject({ from: address, to: address })), v.maxLength(26)),
   /** cloud-init sees that it is another instance when it boots, and makes what each instance has of its own */
   boots: v.boolean(),
+  /** it asks for its addresses again: it may be told others */
+  renews: v.optional(v.boolean(), true),
 });
 export type Identity = v.InferOutput<typeof schema>;
-
-const LIMIT_MS = 60_000;
-/** A guest may boot first, and its agent be installed. */
-const BOOT_LIMIT_MS = 600_000;
 
 /** @returns undefined where the VM is no clone, or its guest knows */
 export function readIdentity(path = CLONE): Identity | undefined {
@@ -33,20 +29,45 @@ export function readIdentity(path = CLONE): Identity | undefined {
 }
 
 /**
- * Arguments: host name, machine-id, instance-id, whether cloud-init is to see another instance (yes or no), and pairs
- * of old and new addresses of network cards. What a distribution has not is passed over; what fails is said.
+ * Lines of a shell's. Arguments: host name, machine-id, instance-id, whether cloud-init is to see another instance (yes
+ * or no), whether addresses are asked for again (yes or no), and pairs of old and new addresses of network cards. What a
+ * distribution has not is passed over; what fails is said, and leaves 1 in `failed`. Each process that it starts the
+ * guest has to fetch from the snapshot first: what the shell can do it does.
  */
 export const IDENTITY_SCRIPT = `
-name=$1 machine=$2 instance=$3 anew=$4
-shift 4
+umask 022
+name=$1 machine=$2 instance=$3 anew=$4 renews=$5
+shift 5
 failed=0
 fail() { echo "$1" >&2; failed=1; }
 
-old=$(cat /proc/sys/kernel/hostname)
+# The old name in a line, where it is all of a name or a domain follows.
+renamed() {
+  rest=$1 line=
+  while :; do
+    case $rest in *"$old"*) ;; *) break ;; esac
+    before=\${rest%%"$old"*} rest=\${rest#*"$old"} new=$old
+    case $before in
+      *[' \t']) case $rest in '' | [' \t.']*) new=$name ;; esac ;;
+    esac
+    line=$line$before$new
+  done
+  line=$line$rest
+}
+
+IFS= read -r old < /proc/sys/kernel/hostname
 if [ "$old" != "$name" ]; then
   # First of all, since what follows may look it up.
   if [ -f /etc/hosts ] && [ -n "$old" ]; then
-    hosts=$(sed "s/\\([[:space:]]\\)$old\\([[:space:].]\\|\\$\\)/\\1$name\\2/g" /etc/hosts) && printf '%s\\n' "$hosts" > /etc/hosts
+    hosts= changed=
+    while IFS= read -r line || [ -n "$line" ]; do
+      was=$line
+      renamed "$line"
+      [ "$line" = "$was" ] || changed=yes
+      hosts="$hosts$line
+"
+    done < /etc/hosts
+    [ -z "$changed" ] || printf '%s' "$hosts" > /etc/hosts
   fi
   [ ! -e /etc/hostname ] || printf '%s\\n' "$name" > /etc/hostname || fail 'host name: /etc/hostname'
   printf '%s' "$name" > /proc/sys/kernel/hostname || fail 'host name'
@@ -88,61 +109,29 @@ renew() {
 while [ $# -ge 2 ]; do
   from=$1 to=$2
   shift 2
-  for file in /etc/netplan/*.yaml /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces.d/* \\
-    /etc/udev/rules.d/*net* /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*; do
-    [ -f "$file" ] && grep -qi "$from" "$file" && sed -i "s/$from/$to/Ig" "$file"
-  done
+  grep -lis "$from" /etc/netplan/*.yaml /etc/systemd/network/* /run/systemd/network/* /etc/network/interfaces.d/* \\
+    /etc/udev/rules.d/*net* /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-* |
+    while IFS= read -r file; do sed -i "s/$from/$to/Ig" "$file"; done
   found=
   for card in /sys/class/net/*; do
-    [ "$(cat "$card/address" 2> /dev/null)" = "$from" ] && found=\${card##*/} && break
+    IFS= read -r address 2> /dev/null < "$card/address" && [ "$address" = "$from" ] && found=\${card##*/} && break
   done
   [ -n "$found" ] || { fail "no network card has the address $from"; continue; }
   ip link set dev "$found" address "$to" 2> /dev/null || {
     ip link set dev "$found" down && ip link set dev "$found" address "$to" && ip link set dev "$found" up
   } || fail "address of $found"
 done
-for card in /sys/class/net/*; do
+[ "$renews" = no ] || for card in /sys/class/net/*; do
   [ -e "$card/device" ] && renew "\${card##*/}"
 done
-exit $failed
 `;
 
-/** Tells the guest, once its agent answers; until it knows, each start of the VM tries again. Does not reject. */
-export async function tellIdentity(
-  agent: AgentClient,
-  identity: Identity,
-  { log, signal }: { readonly log: (line: string) => void; readonly signal: AbortSignal },
-): Promise<void> {
-  const { hostname, machineId, instanceId, addresses, boots } = identity;
-  try {
-    await agent.waitUntilReady({ timeout: boots ? BOOT_LIMIT_MS : LIMIT_MS, signal });
-    const pairs = addresses.flatMap(({ from, to }) => [from, to]);
-    const args = [
-      '-c',
-      IDENTITY_SCRIPT,
-      'sh',
-      hostname,
-      machineId,
-      instanceId,
-      boots ? 'yes' : 'no',
-      ...pairs,
-    ];
-    const result = await agent.exec('/bin/sh', args, { timeout: LIMIT_MS, signal });
-    const said = result.stderr
-      .toString()
-      .trim()
-      .replaceAll(/\s*\n\s*/g, '; ')
-      .slice(0, 500);
-    // A guest that cannot have a part of it cannot have it at the next start either.
-    rmSync(CLONE, { force: true });
-    log(
-      result.exitCode === 0
-        ? `the guest knows that it is ${hostname}`
-        : `the guest is not all of ${hostname}: ${said}`,
-    );
-  } catch (error) {
-    if (signal.aborted) return;
-    if (!(error instanceof AgentError)) throw error;
-    log(`the guest does not know yet that it is ${hostname}: ${error.message}`);
-  }
-}
+/** For {@link IDENTITY_SCRIPT}. */
+export const identityArguments = (identity: Identity): readonly string[] => [
+  identity.hostname,
+  identity.machineId,
+  identity.instanceId,
+  identity.boots ? 'yes' : 'no',
+  identity.renews ? 'yes' : 'no',
+  ...identity.addresses.flatMap(({ from, to }) => [from, to]),
+];

@@ -108,7 +108,7 @@ export class Vm implements AsyncDisposable {
       );
       if (!spoilt) {
         await own.wait('agent', options.signal && { signal: options.signal });
-        await keepBooted(paths, store, name, made);
+        await keepBooted(paths, store, name, made, options.signal);
         return await own.exec(command, args, options);
       }
     }

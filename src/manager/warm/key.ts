@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../../kvm/package-root.ts';
+import { hostNetwork } from '../../net/passt/host-network.ts';
 import { packageVersion } from '../../kvm/package-version.ts';
 import { parseNet } from '../options/net-options.ts';
 import type { NewVm } from '../vms/create.ts';
@@ -13,12 +14,14 @@ import type { NewVm } from '../vms/create.ts';
  * network besides its own
  */
 export function warmKey(vm: NewVm): string | undefined {
-  const { shares = [], networks = [], disk, kernel, initrd } = vm;
+  const { shares = [], networks = ['user'], disk, kernel, initrd } = vm;
   if (shares.length > 0 || networks.some((text) => !isOwn(text))) return undefined;
   const files = [disk.path, kernel, initrd].map((path) => path && identityOf(path));
   const tsvm = [packageVersion(), identityOf(join(packageRoot(), 'dist/program.cjs'))];
   const same: NewVm = { ...vm, name: '', publish: [] };
-  const text = JSON.stringify({ tsvm, files, same });
+  // A guest on a network of its own has been told what the host's is like.
+  const host = networks.some((text) => parseNet(text) !== 'none') ? hostNetwork() : undefined;
+  const text = JSON.stringify({ tsvm, files, same, host });
   return createHash('sha256').update(text).digest('hex');
 }
 

@@ -5,6 +5,7 @@ import { SNAPSHOT_CODES } from '../vms/lifecycle.ts';
 import { ownFolder } from '../vms/owner.ts';
 import { VmStoreError, type VmStore } from '../vms/store.ts';
 import { warmKey } from './key.ts';
+import { comeToRest } from './rest.ts';
 import { discardWarm, hasWarm, keepWarm, layWarm } from './store.ts';
 
 /** A VM that was made to run something. */
@@ -85,18 +86,22 @@ export async function isSpoilt(
 /**
  * To be called when the guest is up and nothing has run in it: others will go on from here.
  * @returns why they will not
+ * @throws the signal's reason
  */
 export async function keepBooted(
   paths: ManagerPaths,
   store: VmStore,
   name: string,
   { isWarm, key }: RunVm,
+  signal?: AbortSignal,
 ): Promise<string | undefined> {
   if (isWarm || key === undefined) return undefined;
   try {
+    await comeToRest(store, name, signal);
     await keepWarm(paths, key, store, name);
     return undefined;
   } catch (error) {
+    signal?.throwIfAborted();
     return error instanceof Error ? error.message : String(error);
   }
 }

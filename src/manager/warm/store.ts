@@ -45,7 +45,9 @@ export async function layWarm(
     const now = new Date();
     utimesSync(folder, now, now);
     const record = readSnapshot(folder, `of '${key}'`);
-    return await layClone(target, name, { folder, own: folder, record, map: await LayerMap.read(folder) });
+    const map = await LayerMap.read(folder);
+    // What it would be told of its network is what the key is made of.
+    return await layClone(target, name, { folder, own: folder, record, map, renews: false });
   } catch (error) {
     if (['ENOENT', 'ENOSNAP'].includes(systemCode(error) ?? '')) return undefined;
     throw error;

@@ -30,7 +30,7 @@ mkdir -p $root/proc $root/sys $root/dev
 mount -t proc proc $root/proc && mount -t sysfs sysfs $root/sys && mount --bind /dev $root/dev
 printf old > /proc/sys/kernel/hostname
 ip link add eth0 address ${OLD} type veth peer name peer0
-chroot $root /bin/sh -c "$SCRIPT" sh "$@"
+chroot $root /bin/sh -c "$SCRIPT"'exit $failed' sh "$@"
 status=$?
 cat /proc/sys/kernel/hostname
 cat $root/sys/class/net/eth0/address
@@ -52,7 +52,7 @@ beforeEach(() => {
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
 function tell(anew: 'yes' | 'no', ...addresses: string[]) {
-  const args = ['web-2', MACHINE, 'tsvm-new', anew, ...addresses];
+  const args = ['web-2', MACHINE, 'tsvm-new', anew, 'yes', ...addresses];
   return spawnSync('unshare', [...NAMESPACES, 'sh', '-c', AROUND, 'sh', root, ...args], {
     encoding: 'utf8',
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', SCRIPT: IDENTITY_SCRIPT },
