@@ -19,6 +19,11 @@ export type KvmVmOptions = {
   readonly irqchip?: boolean;
   /** the PC timer in the kernel; default true */
   readonly pit?: boolean;
+  /**
+   * RAM, as {@link KvmVm.mapRam} takes it. Here, it comes before the interrupt controllers: with each device that KVM puts
+   * on its buses a grace period begins, and a memory slot waits for the end of those that have (some 7 ms of Linux 6.18).
+   */
+  readonly ram?: GuestRam;
 };
 
 /** Accesses to one region so far, and how many of them made a vCPU wait for JavaScript. */
@@ -58,6 +63,7 @@ export class KvmVm implements Bus {
       if (!this.#closed) this.native.setRouting(table);
     });
     try {
+      if (options.ram !== undefined) this.mapRam(options.ram);
       this.native.setup({
         identityMapAddress: options.identityMapAddress,
         tssAddress: options.tssAddress,

@@ -80,13 +80,17 @@ export class Board {
   constructor(options: BoardOptions) {
     const { kvm, memory } = options;
     this.#msrs = kvm.msrIndices();
-    this.vm = new KvmVm(kvm, { identityMapAddress: KVM_IDENTITY_MAP, tssAddress: KVM_TSS });
+    this.ram =
+      options.restore?.ram ??
+      new GuestRam({ ranges: ramRanges(memory), hugePages: options.hugePages ?? 'transparent' });
     try {
-      this.ram =
-        options.restore?.ram ??
-        new GuestRam({ ranges: ramRanges(memory), hugePages: options.hugePages ?? 'transparent' });
+      this.vm = new KvmVm(kvm, {
+        identityMapAddress: KVM_IDENTITY_MAP,
+        tssAddress: KVM_TSS,
+        ram: this.ram,
+      });
     } catch (error) {
-      this.vm.close();
+      this.ram.close();
       throw error;
     }
     const bus = this.vm;
@@ -121,7 +125,6 @@ export class Board {
     this.generation = new VmGeneration(this.ram.memory, () => this.power.generationChanged());
     this.#pciConfig = new PciConfigPorts({ bus, resetControl: this.power.resetControl });
     try {
-      this.vm.mapRam(this.ram);
       if (options.restore === undefined) {
         this.rsdp = this.#writeTables(options);
         this.#createProcessors(options);

@@ -116,9 +116,9 @@ class ProbeGuest {
   constructor(image: Uint8Array, check: number) {
     const kvm = openKvm();
     try {
-      this.vm = new KvmVm(kvm, { identityMapAddress: KVM_IDENTITY_MAP, tssAddress: KVM_TSS });
-      this.#ram = new GuestRam({ ranges: [{ base: 0, size: 2 * MIB }], hugePages: 'none' });
-      this.vm.mapRam(this.#ram);
+      const ram = new GuestRam({ ranges: [{ base: 0, size: 2 * MIB }], hugePages: 'none' });
+      this.#ram = ram;
+      this.vm = new KvmVm(kvm, { identityMapAddress: KVM_IDENTITY_MAP, tssAddress: KVM_TSS, ram });
       this.#ram.memory.write(HIGH_RAM, image);
       this.vm.add({
         name: 'probe result',
