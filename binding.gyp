@@ -39,6 +39,7 @@
         'native/vcpu_thread.cc',
         'native/vm.cc',
         'native/vm_core.cc',
+        'native/vm_regions.cc',
         'native/vnet_header.cc',
       ],
       'defines': [

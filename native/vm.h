@@ -56,4 +56,7 @@ class Vm : public Napi::ObjectWrap<Vm>, public Watcher {
   bool active_ = false;
 };
 
+// As JavaScript calls it: pio, mmio or indexed.
+Space ToSpace(const Napi::Value& value);
+
 }  // namespace tsvm
