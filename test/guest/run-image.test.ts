@@ -7,6 +7,13 @@ import type { GuestHost } from '../lab/host.ts';
 import { agentInitramfs } from '../support/agent-guest.ts';
 import { cloudKernel, openHost, TSVM } from './support.ts';
 
+/** What a guest does beside its agent for two seconds. */
+const BUSY = `
+( read -r up _ < /proc/uptime; end=$((\${up%.*} + 2))
+  while read -r up _ < /proc/uptime; [ \${up%.*} -lt $end ]; do :; done
+  : > /run/up ) &
+`;
+
 /** A boot in an emulated host on a busy machine takes minutes. */
 const LIMIT_MS = 280_000;
 
@@ -18,7 +25,7 @@ beforeAll(async () => {
   host = await openHost();
   home = join(host.scratch, 'run-home');
   const kernel = await cloudKernel();
-  const initrd = await agentInitramfs(kernel);
+  const initrd = await agentInitramfs(kernel, { setUp: BUSY });
   const disk = join(home, 'disk.raw');
   await host.exec(`mkdir -p '${home}' && truncate -s 1M '${disk}'`);
   guest = [disk, '--kernel', kernel.vmlinuz, '--initrd', initrd, '--cmdline', 'console=ttyS0 quiet'];
@@ -66,15 +73,21 @@ it('tells where the time went as JSON, too', async () => {
   expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'kernel', 'init', 'agent', 'command', 'cleanup']);
 });
 
-it('goes on from where one of its kind had booted, as another machine, without what ran there', async () => {
+it('goes on from where one of its kind had come to rest, as another machine, without what ran there', async () => {
   // The first test's was the first of its kind.
   const script = `cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/uuid /proc/sys/kernel/hostname
-    ls /run/mark; : > /run/mark`;
+    ls /run/up /run/mark; : > /run/mark; echo now $(date +%s)`;
+  const clock = async (): Promise<number> => Number((await host.exec(['date', '+%s'])).stdout);
   const seen = new Set<string>();
   for (let i = 0; i < 3; i++) {
+    const before = await clock();
     const { stdout, stderr } = await run(['--timings', '--json'], ['sh', '-c', script]);
     expect(stderr).toContain('/run/mark: No such file');
     expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'agent', 'command', 'cleanup']);
+    expect(stdout).toContain('/run/up\n');
+    const now = Number(/^now (\d+)$/m.exec(stdout)?.[1]);
+    expect(now).toBeGreaterThanOrEqual(before);
+    expect(now).toBeLessThanOrEqual(await clock());
     for (const line of stdout.trim().split('\n')) seen.add(line);
   }
   expect([...seen].filter((line) => /^run-[0-9a-f]{8}$/.test(line))).toHaveLength(3);

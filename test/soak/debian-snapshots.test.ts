@@ -108,6 +108,7 @@ describe.each([
         async () => {
           await inGuest(`
             systemctl is-active --quiet net-load || systemd-run --quiet --unit=net-load python3 /root/net-load.py serve ${GUEST_PORT}
+            for i in $(seq 120); do [ -z "$(ss -Hltn 'sport = :${GUEST_PORT}')" ] || break; sleep 1; done
             for i in $(seq 120); do ip -4 -br addr show up | grep -q " 10.0.2.15/24" && exit; sleep 1; done; ip addr; exit 1`);
           for (const verb of ['put', 'get']) {
             const { stdout, stderr } = await host.exec(
@@ -241,6 +242,8 @@ describe.each([
         // Not always: two Debians share one processor. Time goes on for one that is paused, and so it runs.
         if (round % 5 === 0) {
           await step('clone', tsvm.meekly('copy', 'clone', `${name}@round`, 'copy', '--start'));
+          // Two Debians under load, and one emulated processor: it takes its time to know who it is.
+          await step('agent', tsvm.ok('wait', '--for', 'agent', '--timeout', '600', 'copy'));
           await step('goes on', goesOn(`round ${round}, the copy`, 'copy'));
           const [host_, machine] = (
             await inGuest('cat /proc/sys/kernel/hostname /etc/machine-id', 'copy')

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { RunningVm } from '../../vmm/types.ts';
 import type { AgentClient } from '../agent/client.ts';
 import { aborted, HttpError, withBody, type Route } from './http.ts';
+import { untilWoken } from './woken.ts';
 import {
   balloonRequest,
   execRequest,
@@ -110,14 +111,14 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
         const left = end - performance.now();
         try {
           await agent.waitUntilReady({ timeout: Math.max(1, Math.min(left, READY_STEP)) });
-          await Promise.race([woken, aborted(signal)]);
-          agentReady();
-          return;
+          break;
         } catch (error) {
           if (left <= READY_STEP || signal.aborted) throw error;
           await sleep(50);
         }
       }
+      await untilWoken(woken, Math.max(1, end - performance.now()), signal);
+      agentReady();
     },
   ),
   withBody(
@@ -125,8 +126,8 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     '/v1/agent/exec',
     execRequest,
     async ({ agent, woken }: ControlledVm, request, { signal }): Promise<ExecAnswer> => {
-      await Promise.race([woken, aborted(signal)]);
       const { command, args, env, input, timeout } = request;
+      await untilWoken(woken, timeout, signal);
       const result = await agent.exec(command, args, {
         signal,
         ...(env !== undefined && { env }),

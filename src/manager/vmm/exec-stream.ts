@@ -5,8 +5,9 @@ import * as v from 'valibot';
 import type { AgentClient } from '../agent/client.ts';
 import { errorDetails } from '../control/errors.ts';
 import { encodeFrame, FRAME, FrameDecoder } from '../control/frames.ts';
-import { aborted, HttpError } from '../control/http.ts';
+import { HttpError } from '../control/http.ts';
 import { streamRequest, type StreamRequest, type StreamResult } from '../control/types.ts';
+import { untilWoken } from '../control/woken.ts';
 import { shellQuote } from '../shell-quote.ts';
 import { openSlot, type ExecSlot, type WithPorts } from './exec-slots.ts';
 
@@ -55,7 +56,7 @@ async function run(
   request: StreamRequest,
   signal: AbortSignal,
 ): Promise<StreamResult> {
-  await Promise.race([woken, aborted(signal)]);
+  await untilWoken(woken, request.timeout, signal);
   const slot = openSlot(vm, portFolder);
   if (slot === undefined)
     throw new HttpError(

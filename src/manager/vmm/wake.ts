@@ -15,7 +15,7 @@ const SCRIPT_LIMIT_MS = 60_000;
 const SEED = 32;
 /** The guest's clock is read again where an answer takes longer, as often as this; in milliseconds. */
 const CLOCK_ANSWER_MS = 50;
-const CLOCK_READS = 3;
+const CLOCK_READS = 2;
 
 export type WakeOptions = {
   /** whether it goes on from where it was saved; else it boots */
