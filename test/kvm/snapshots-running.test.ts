@@ -101,12 +101,18 @@ test('a snapshot of its disks alone is gone back to off', async () => {
 
 test('what is removed while the VM runs is joined when it is stopped', async () => {
   await start('web');
-  for (const name of ['one', 'two']) await home.ok('snapshot', 'create', 'web', name);
+  for (const name of ['one', 'two', 'three']) await home.ok('snapshot', 'create', 'web', name);
   const layers = (): string[] => readdirSync(folderOf('web')).filter((file) => file.startsWith('layer-'));
   await home.ok('snapshot', 'rm', 'web', 'one', 'two');
-  expect(layers()).toHaveLength(2);
+  expect(layers()).toHaveLength(3);
   await expectGoesOnAfterPause('web');
+  // It is to go on, and does not wait for that.
+  await home.ok('restore', '--force', 'web', 'three');
+  expect(layers()).toHaveLength(3);
+  await expectGoesOn('web');
   await home.ok('stop', '--force', 'web');
+  expect(layers()).toHaveLength(1);
+  await home.ok('snapshot', 'rm', 'web', 'three');
   expect(layers()).toEqual([]);
   await home.ok('start', 'web');
 });

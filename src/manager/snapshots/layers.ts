@@ -129,6 +129,12 @@ export async function removeUnreached(
   if (unreached.length > 0) syncFolder(folder);
 }
 
+export type JoinOptions = {
+  /** a run of fewer layers than this is left as it is; default 1 */
+  readonly least?: number;
+  readonly progress?: Progress;
+};
+
 /**
  * Joins each layer that is no snapshot's any more, and that only one file lies on, with that one. What other VMs have
  * too is left alone: it would take more space than before. Nobody may use the disks.
@@ -137,7 +143,7 @@ export async function removeUnreached(
 export async function joinUnneeded(
   folder: string,
   records: readonly Pick<SnapshotRecord, 'disks'>[],
-  progress?: Progress,
+  { least = 1, progress }: JoinOptions = {},
 ): Promise<void> {
   const tops = new Set(records.flatMap(({ disks }) => disks.map(({ layer }) => layerFile(layer))));
   for (;;) {
@@ -145,19 +151,18 @@ export async function joinUnneeded(
     const isShared = (file: string): boolean => statSync(join(folder, file)).nlink > 1;
     const isUnneeded = (layer: string): boolean =>
       !tops.has(layer) && map.above(layer).length === 1 && !isShared(layer);
-    const files = [...map.disks, ...map.layers];
+    /** what is to be joined with a file: a run from right below it on */
+    const runBelow = (file: string): string[] => {
+      const [, ...below] = map.chain(file);
+      const end = below.findIndex((layer) => !isUnneeded(layer));
+      return end < 0 ? below : below.slice(0, end);
+    };
     // From the upper end of a run of them: what is copied is copied once.
-    const upper = files.find((file) => {
-      const [, next] = map.chain(file);
-      return (
-        next !== undefined && isUnneeded(next) && !isShared(file) && !(isLayer(file) && isUnneeded(file))
-      );
-    });
+    const upper = [...map.disks, ...map.layers].find(
+      (file) => !isShared(file) && !(isLayer(file) && isUnneeded(file)) && runBelow(file).length >= least,
+    );
     if (upper === undefined) return;
-    const [, ...below] = map.chain(upper);
-    const end = below.findIndex((layer) => !isUnneeded(layer));
-    const run = end < 0 ? below : below.slice(0, end);
-    await joinRun(folder, upper, run, progress);
+    await joinRun(folder, upper, runBelow(upper), progress);
   }
 }
 

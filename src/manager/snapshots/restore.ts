@@ -17,6 +17,9 @@ import { digestOf, machineFiles, RECORD, snapshotFolder, type SnapshotRecord } f
 import { comingPath, recover, switchOver } from './recover.ts';
 import { collect, getSnapshot, refuseTaken } from './store.ts';
 
+/** So many layers that nobody needs for themselves make a disk slow that lies on them. */
+const LONG_CHAIN = 8;
+
 export type RestoreOptions = {
   /** name of a snapshot of what the VM is now, which is taken first; default: that is lost */
   readonly saveCurrent?: string;
@@ -47,7 +50,8 @@ export async function restoreSnapshot(
     if (store.status(name).state === 'running') await killVm(store, name);
     switchOver(folder, names, record.id);
     store.events?.add(name, 'restored', snapshot);
-    await collect(folder, false);
+    // One that is to go on is not kept waiting for what its end would do as well (tidySnapshots), but for a long chain.
+    await collect(folder, false, record.memory ? { least: LONG_CHAIN } : {});
     return record;
   });
 }

@@ -9,7 +9,7 @@ import { RESUME, SNAPSHOTS } from '../vms/files.ts';
 import { whileVmLocked } from '../vms/folder-lock.ts';
 import type { VmStore } from '../vms/store.ts';
 import { SnapshotError } from './errors.ts';
-import { allocated, joinUnneeded, LayerMap, layersOf, removeUnreached } from './layers.ts';
+import { allocated, joinUnneeded, LayerMap, layersOf, removeUnreached, type JoinOptions } from './layers.ts';
 import { checkSnapshotName } from './name.ts';
 import {
   formatSnapshot,
@@ -179,7 +179,7 @@ export async function removeSnapshots(
     for (const each of snapshots)
       if (!names.includes(checkSnapshotName(each))) getSnapshot(store, name, each);
     for (const each of new Set(snapshots)) await removeOne(folder, each);
-    await collect(folder, store.status(name).state === 'running', progress);
+    await collect(folder, store.status(name).state === 'running', progress && { progress });
   });
 }
 
@@ -205,12 +205,12 @@ function rewrite(folder: string, record: SnapshotRecord): void {
  * Removes the layers that nobody reaches, and joins those that are not needed for themselves. Where a snapshot cannot
  * be read, nobody knows what it needs, and all is left as it is. Only for who has the VM locked.
  */
-export async function collect(folder: string, isRunning: boolean, progress?: Progress): Promise<void> {
+export async function collect(folder: string, isRunning: boolean, options: JoinOptions = {}): Promise<void> {
   const { records, damaged } = readAll(folder);
   if (damaged.length > 0) return;
   const all = [...records, ...suspended(folder)];
   await removeUnreached(folder, all);
-  if (!isRunning) await joinUnneeded(folder, all, progress);
+  if (!isRunning) await joinUnneeded(folder, all, options);
 }
 
 /** Gives back what snapshots have left that were removed while the VM ran. */
