@@ -83,7 +83,7 @@ it('goes on from where one of its kind had come to rest, as another machine, wit
     const before = await clock();
     const { stdout, stderr } = await run(['--timings', '--json'], ['sh', '-c', script]);
     expect(stderr).toContain('/run/mark: No such file');
-    expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'agent', 'command', 'cleanup']);
+    expect(phasesIn(stderr)).toEqual(['create', 'vmm', 'agent', 'wake', 'command', 'cleanup']);
     expect(stdout).toContain('/run/up\n');
     const now = Number(/^now (\d+)$/m.exec(stdout)?.[1]);
     expect(now).toBeGreaterThanOrEqual(before);

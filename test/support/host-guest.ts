@@ -58,8 +58,9 @@ export class HostGuest {
       agent: client,
       portFolder: agent.directory,
     };
-    const control: Pick<ControlledVm, 'agent' | 'agentReady' | 'stream'> = {
+    const control: Pick<ControlledVm, 'agent' | 'agentAnswered' | 'agentReady' | 'stream'> = {
       agent: client,
+      agentAnswered: () => undefined,
       agentReady: () => undefined,
       stream: (connection, head) => void serveExec(guest, connection, head),
     };

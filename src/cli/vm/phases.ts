@@ -22,6 +22,8 @@ export type Phases = {
   readonly init: number | undefined;
   /** until it is known to answer */
   readonly agent: number;
+  /** until a guest that goes on has been told what it has to know */
+  readonly wake: number | undefined;
   readonly command: number;
   readonly ended: number;
 };
@@ -35,13 +37,15 @@ export async function bootPhases(control: ControlClient, marks: Marks): Promise<
   const { boot } = await control.describe();
   const opened = boot.agentOpened ?? marks.ready;
   const initAt = await initStart(control);
+  const answered = boot.agentAnswered ?? marks.ready;
   const isSound = initAt !== undefined && initAt > boot.entered && initAt < opened;
   return {
     create: marks.created - marks.begin,
     vmm: boot.entered - marks.created,
     kernel: isSound ? initAt - boot.entered : undefined,
     init: isSound ? opened - initAt : undefined,
-    agent: isSound ? marks.ready - opened : marks.ready - boot.entered,
+    agent: isSound ? marks.ready - opened : answered - boot.entered,
+    wake: isSound ? undefined : marks.ready - answered,
     command: marks.ended - marks.ready,
     ended: marks.ended,
   };
@@ -64,10 +68,10 @@ async function initStart(control: ControlClient): Promise<number | undefined> {
 
 /** By the names of the phases, in milliseconds. @param gone when the VM was gone, in milliseconds since 1970 */
 export function phaseTimes(
-  { create, vmm, kernel, init, agent, command, ended }: Phases,
+  { create, vmm, kernel, init, agent, wake, command, ended }: Phases,
   gone: number,
 ): Readonly<Record<string, number>> {
-  const times = Object.entries({ create, vmm, kernel, init, agent, command, cleanup: gone - ended })
+  const times = Object.entries({ create, vmm, kernel, init, agent, wake, command, cleanup: gone - ended })
     .filter((entry): entry is [string, number] => entry[1] !== undefined)
     .map(([name, time]) => [name, Math.round(time)] as const);
   return Object.fromEntries(times);

@@ -29,7 +29,8 @@ export type ControlledVm = {
   readonly stream: (client: Duplex, head: Buffer) => void;
   /** Resolves when a guest that goes on from a snapshot has been told what it cannot know: the time, and who it is. */
   readonly woken: Promise<void>;
-  /** Notes that the guest agent has answered. */
+  /** Notes that the guest agent has answered, and that its guest can be worked with. */
+  readonly agentAnswered: () => void;
   readonly agentReady: () => void;
   /** Takes a snapshot into a folder; on a failure all is as before. */
   readonly snapshot?: (request: SnapshotRequest) => Promise<SnapshotAnswer>;
@@ -105,7 +106,7 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
     'POST',
     '/v1/agent/wait',
     waitAgentRequest,
-    async ({ agent, agentReady, woken }: ControlledVm, { timeout }, { signal }) => {
+    async ({ agent, agentAnswered, agentReady, woken }: ControlledVm, { timeout }, { signal }) => {
       const end = performance.now() + timeout;
       for (;;) {
         const left = end - performance.now();
@@ -117,6 +118,7 @@ export const ROUTES: readonly Route<ControlledVm>[] = [
           await sleep(50);
         }
       }
+      agentAnswered();
       await untilWoken(woken, Math.max(1, end - performance.now()), signal);
       agentReady();
     },

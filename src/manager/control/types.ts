@@ -17,7 +17,9 @@ export const bootTimes = v.object({
   entered: v.number(),
   /** when the guest agent has opened its port */
   agentOpened: v.nullable(v.number()),
-  /** when the guest agent has answered */
+  /** when the guest agent has answered one who waited for it, or for a guest that goes on */
+  agentAnswered: v.nullable(v.number()),
+  /** when that was so, and the guest had been told what it has to know where it goes on */
   agentReady: v.nullable(v.number()),
 });
 export type BootTimes = v.InferOutput<typeof bootTimes>;

@@ -50,7 +50,7 @@ export async function restoreSnapshot(
     if (store.status(name).state === 'running') await killVm(store, name);
     switchOver(folder, names, record.id);
     store.events?.add(name, 'restored', snapshot);
-    // One that is to go on is not kept waiting for what its end would do as well (tidySnapshots), but for a long chain.
+    // One that is to go on is not kept waiting for what `stop` does as well (tidySnapshots), but for a long chain.
     await collect(folder, false, record.memory ? { least: LONG_CHAIN } : {});
     return record;
   });

@@ -142,7 +142,8 @@ export async function runVmProcess(
       events,
     );
     void tie?.lost.then(() => process_.stop('force'));
-    process_.woken = wake(process_.agent, { resuming, identity, log, exited: vm.exited });
+    const { agent, agentAnswered: answered } = process_;
+    process_.woken = wake(agent, { resuming, identity, log, answered, exited: vm.exited });
     mountShares(vm, { agent: process_.agent, log });
     const control = await ControlServer.listen(join('run', CONTROL_SOCKET), process_);
     const console = await ConsoleServer.listen(join('run', CONSOLE_SOCKET), vm.console);
@@ -183,6 +184,7 @@ export class VmProcess implements ControlledVm {
   readonly agent = new AgentClient(join('run', AGENT_SOCKET));
   woken: Promise<void> = Promise.resolve();
   readonly #about: Omit<VmDescription, 'state' | 'boot'>;
+  #agentAnsweredAt: number | undefined;
   #agentReadyAt: number | undefined;
   readonly #events: EventJournal;
   #state: VmDescription['state'] = 'running';
@@ -219,9 +221,14 @@ export class VmProcess implements ControlledVm {
         process: performance.timeOrigin,
         entered: performance.timeOrigin + this.vm.timings.firstRun,
         agentOpened: at(this.vm.port(AGENT_PORT)?.guestOpenedAt),
+        agentAnswered: at(this.#agentAnsweredAt),
         agentReady: at(this.#agentReadyAt),
       },
     };
+  };
+
+  readonly agentAnswered = (): void => {
+    this.#agentAnsweredAt ??= performance.now();
   };
 
   readonly agentReady = (): void => {

@@ -23,6 +23,8 @@ export type WakeOptions = {
   /** of a clone: who it is to be */
   readonly identity: Identity | undefined;
   readonly log: (line: string) => void;
+  /** called when the agent has answered first */
+  readonly answered: () => void;
   readonly exited: Promise<unknown>;
 };
 
@@ -34,7 +36,7 @@ export type WakeOptions = {
  */
 export async function wake(
   agent: AgentClient,
-  { resuming, identity, log, exited }: WakeOptions,
+  { resuming, identity, log, answered, exited }: WakeOptions,
 ): Promise<void> {
   if (!resuming && identity === undefined) return;
   const ended = new AbortController();
@@ -58,6 +60,7 @@ export async function wake(
   const timeout = identity?.boots === true ? BOOT_LIMIT_MS : READY_LIMIT_MS;
   const answers = await attempt(what, async () => {
     await agent.waitUntilReady({ timeout, signal });
+    answered();
     return true;
   });
   if (answers === undefined) return;
