@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildDebian } from '../../images/debian/system.ts';
+import { whereItIs } from '../guest/stuck.ts';
 import { attach, LEAVE, openHost } from '../guest/support.ts';
 import { HostTsvm } from '../guest/tsvm.ts';
 import type { GuestHost } from '../lab/host.ts';
@@ -202,6 +203,21 @@ describe.each([
 
   /** All that the guest does has gone on. */
   async function goesOn(what: string, vm = name): Promise<void> {
+    try {
+      await comesOn(what, vm);
+    } catch (error) {
+      // Whoever looks for the reason has nothing else of it.
+      const log = await tsvm.run('logs', vm).then(
+        ({ stdout }) => stdout.slice(-2000),
+        (reason: unknown) => String(reason),
+      );
+      throw new Error(`${what}; it is at:\n${await whereItIs(tsvm, vm)}\nits console:\n${log}`, {
+        cause: error,
+      });
+    }
+  }
+
+  async function comesOn(what: string, vm: string): Promise<void> {
     const from = await look(vm);
     for (const end = performance.now() + ROUND_LIMIT_MS; performance.now() < end; await sleep(500)) {
       const now = await look(vm);

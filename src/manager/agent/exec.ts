@@ -10,6 +10,11 @@ const INPUT_LIMIT = 16 * 1024 * 1024;
 const FIRST_LOOK_MS = 5;
 const LAST_LOOK_MS = 250;
 const LOOK_GROWTH = 1.5;
+/**
+ * How long the agent may be silent while a command runs, where nothing else is asked for: a guest that has much to do, or
+ * is paused meanwhile, has not lost its command.
+ */
+const SILENCE_LIMIT_MS = 60_000;
 /** What a command that is to end is given to clean up, and what killing it may take. */
 const TERM_LIMIT_MS = 1000;
 const KILL_LIMIT_MS = 2000;
@@ -70,8 +75,17 @@ export async function exec(
   // Not ended by the signal: a command whose number is not known could not be ended.
   const { pid } = await channel.request('guest-exec', request, execStarted, limits);
   for (let wait = FIRST_LOOK_MS; ; wait = Math.min(wait * LOOK_GROWTH, LAST_LOOK_MS)) {
-    const status = await channel.request('guest-exec-status', { pid }, execStatus, limits);
-    if (status.exited) return resultOf(status);
+    const silence = limits.timeout ?? SILENCE_LIMIT_MS;
+    const time = Math.max(1, end - performance.now());
+    const asked = { ...limits, timeout: Math.min(silence, time), ...(signal && { signal }) };
+    const status = await channel
+      .request('guest-exec-status', { pid }, execStatus, asked)
+      .catch((error: unknown) => {
+        if (signal?.aborted === true || (time <= silence && error instanceof AgentTimeoutError))
+          return undefined;
+        throw error;
+      });
+    if (status?.exited === true) return resultOf(status);
     const left = end - performance.now();
     if (left <= 0 || signal?.aborted === true) {
       const killed = await kill(channel, pid);

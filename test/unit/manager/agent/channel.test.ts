@@ -228,3 +228,36 @@ describe('requests', () => {
     await Promise.all(Array.from({ length: 5 }, () => client.ping()));
   });
 });
+
+describe('an agent that is silent while a command runs', () => {
+  const started: Answer = ({ execute }, say) => {
+    if (execute === 'guest-exec') say('{"return": {"pid": 7}}\n');
+  };
+
+  test('has lost it where it is so for too long', async () => {
+    await against(started, { timeout: 50 });
+    await expect(client.exec('sh')).rejects.toMatchObject({
+      name: 'AgentTimeoutError',
+      waitedFor: 'answer to guest-exec-status',
+    });
+  });
+
+  test('does not keep one that has no more time, or is aborted', async () => {
+    await against(started);
+    await expect(client.exec('sh', [], { timeout: 50 })).rejects.toMatchObject({
+      waitedFor: 'end of the command sh',
+    });
+    const signal = AbortSignal.timeout(50);
+    await expect(client.exec('sh', [], { signal })).rejects.toThrow('aborted due to timeout');
+  });
+
+  test('has not, where it answers at last', async () => {
+    const late: Answer = (request, say) => {
+      started(request, say);
+      if (request.execute === 'guest-exec-status')
+        setTimeout(() => say('{"return": {"exited": true, "exitcode": 3}}\n'), 100);
+    };
+    await against(late);
+    await expect(client.exec('sh')).resolves.toMatchObject({ exitCode: 3 });
+  });
+});
