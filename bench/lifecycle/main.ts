@@ -177,7 +177,9 @@ function report(host: GuestHost, { title }: Subject, runs: readonly Run[]): void
     figures('run, warm: to the output', 'warm', ({ output }) => output),
     figures('run, warm: to its end', 'warm', ({ end }) => end),
     figures('bare boot to the agent', 'bare', ({ output }) => output),
-    ...phases.map((phase) => figures(`  ${phase}`, 'run', (run) => run.phases?.[phase])),
+    ...phases
+      .filter((phase) => phase !== 'wake')
+      .map((phase) => figures(`  ${phase}`, 'run', (run) => run.phases?.[phase])),
     // One that goes on has neither a kernel nor an init that begins.
     ...phases
       .filter((phase) => phase !== 'kernel' && phase !== 'init')
