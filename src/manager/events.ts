@@ -13,8 +13,8 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
+import { sleep } from './sleep.ts';
 
 const event = v.object({
   /** milliseconds since 1970 */
@@ -129,7 +129,7 @@ export async function* readEvents(root: string, filter: EventFilter = {}): Async
   for (;;) {
     yield* eventsIn(tail.lines()).filter(isWanted);
     if (!follow || signal?.aborted === true) return;
-    await sleep(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch(() => undefined);
+    await sleep(POLL_MS, signal);
   }
 }
 

@@ -1,7 +1,6 @@
+import { decodeRegs } from '../../src/kvm/registers.ts';
 import type { HostTsvm } from './tsvm.ts';
 
-/** Names of struct kvm_regs, in its order. */
-const REGISTERS = 'rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags'.split(' ');
 const MSR_LSTAR = 0xc000_0082;
 /** Registers of the local APIC: 256 bits each in 8 words that are 16 bytes apart, and its timer. */
 const APIC = { tpr: 0x80, isr: 0x100, irr: 0x200, timer: 0x320, initial: 0x380 };
@@ -33,13 +32,14 @@ export async function whereItIs(tsvm: HostTsvm, name: string): Promise<string> {
       const { vcpus, vm } = (JSON.parse(text) as State).machine.board;
       lines.push(`${snapshot}: clock ${vm.clock}`);
       for (const { regs, lapic, events, msrs } of vcpus) {
-        const bytes = Buffer.from(regs, 'base64');
         const apic = Buffer.from(lapic, 'base64');
         const bits = (at: number): string =>
           Array.from({ length: 8 }, (_, i) => apic.readUInt32LE(at + 16 * i).toString(16)).join(' ');
         const lstar = msrs.find(([index]) => index === MSR_LSTAR)?.[1];
         lines.push(
-          REGISTERS.map((each, i) => `${each} ${bytes.readBigUInt64LE(8 * i).toString(16)}`).join(', '),
+          Object.entries(decodeRegs(Buffer.from(regs, 'base64')))
+            .map(([each, value]) => `${each} ${value.toString(16)}`)
+            .join(', '),
           `LSTAR ${lstar}, events ${Buffer.from(events, 'base64').toString('hex')}`,
           `APIC: TPR ${apic.readUInt32LE(APIC.tpr)}, ISR ${bits(APIC.isr)}, IRR ${bits(APIC.irr)}, ` +
             `timer ${apic.readUInt32LE(APIC.timer).toString(16)}, count ${apic.readUInt32LE(APIC.initial)}`,

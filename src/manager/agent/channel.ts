@@ -1,9 +1,9 @@
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { AgentCommandError, AgentConnectionError, AgentProtocolError, AgentTimeoutError } from './errors.ts';
 import { MessageReader, SENTINEL, type RawMessage } from './message-reader.ts';
+import { sleep } from '../sleep.ts';
 import { reply } from './replies.ts';
 
 /** `guest-exec` captures 16 MiB of each stream, `guest-file-read` gives up to 48 MiB; both as base64. */
@@ -113,7 +113,7 @@ export class AgentChannel {
           if (!(error instanceof AgentConnectionError) || !mayComeBack) throw error;
           if (deadline.left === 0) throw new AgentTimeoutError('connection', deadline.timeout, error.message);
           const { signal } = deadline;
-          await sleep(Math.min(wait, deadline.left), undefined, signal && { signal }).catch(() => undefined);
+          await sleep(Math.min(wait, deadline.left), signal);
           signal?.throwIfAborted();
         }
       }

@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type * as v from 'valibot';
 import type { AgentChannel, AgentLimits } from './channel.ts';
 import { AgentTimeoutError } from './errors.ts';
+import { sleep } from '../sleep.ts';
 import { execStarted, execStatus } from './replies.ts';
 
 /** The agent keeps a command's input in memory. */
@@ -93,7 +93,7 @@ export async function exec(
       const fate = killed ? 'it was killed' : `it may still run, as process ${pid}`;
       throw new AgentTimeoutError(`end of the command ${command}`, timeout ?? 0, fate);
     }
-    await sleep(Math.min(wait, left), undefined, signal && { signal }).catch(() => undefined);
+    await sleep(Math.min(wait, left), signal);
   }
 }
 

@@ -21,6 +21,8 @@ const SYS_UNLINK = 87;
 const SYS_ADJTIMEX = 159;
 const SYS_EXIT_GROUP = 231;
 
+const NS_PER_S = 1_000_000_000n;
+
 /** struct timex of <linux/timex.h>: its size, and where it has a time's seconds and nanoseconds */
 const TIMEX = { size: 208, sec: 72, nsec: 80 };
 
@@ -75,8 +77,6 @@ function moveClock(offset: bigint): number[] {
     ...[...XOR_EBX_EBX, ...TEST_EAX_EAX, ...jns(failed.length), ...failed],
   ];
 }
-
-const NS_PER_S = 1_000_000_000n;
 
 /**
  * A program for Linux on x86-64 that removes its own file, moves the clock, and gives the kernel's generator a seed that

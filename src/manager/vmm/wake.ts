@@ -54,9 +54,8 @@ export async function wake(
     }
   };
   const asSaved = "the guest's clock and random numbers are as they were saved";
-  const unknown =
-    identity === undefined ? undefined : `the guest does not know yet that it is ${identity.hostname}`;
-  const what = [...(resuming ? [asSaved] : []), ...(unknown === undefined ? [] : [unknown])].join(', and ');
+  const unknown = `the guest does not know yet that it is ${identity?.hostname}`;
+  const what = [...(resuming ? [asSaved] : []), ...(identity ? [unknown] : [])].join(', and ');
   const timeout = identity?.boots === true ? BOOT_LIMIT_MS : READY_LIMIT_MS;
   const answers = await attempt(what, async () => {
     await agent.waitUntilReady({ timeout, signal });
@@ -73,9 +72,8 @@ export async function wake(
     ? await attempt("the guest's clock cannot be read", () => clockOffset(agent))
     : undefined;
   const told = await attempt(what, () => tell(agent, { resuming, late, identity, signal }));
-  if (resuming && (told?.clock ?? 'failed') === 'failed') {
+  if (resuming && told?.isClockSet !== true)
     await attempt("the guest's clock was not set", () => agent.setTime());
-  }
   if (told === undefined) return;
   if (told.seed !== 0) log(`the guest's random numbers may be those of others: status ${told.seed}`);
   if (identity === undefined) return;
@@ -105,7 +103,7 @@ async function clockOffset(agent: AgentClient): Promise<bigint> {
 }
 
 type Told = {
-  readonly clock: 'set' | 'failed';
+  readonly isClockSet: boolean;
   /** 0, or why the kernel has no new seed */
   readonly seed: number;
   /** it has all that a clone is to have */
@@ -142,7 +140,7 @@ async function tell(
   // From 125 on the program was not run.
   const ran = woken < 125;
   return {
-    clock: ran && late !== undefined && (woken & CLOCK_FAILED) === 0 ? 'set' : 'failed',
+    isClockSet: ran && late !== undefined && (woken & CLOCK_FAILED) === 0,
     seed: ran ? woken & ~CLOCK_FAILED : woken,
     isAll: failed === 0,
     said: stderr

@@ -1,6 +1,6 @@
 import { openSync, closeSync, existsSync, fstatSync, readSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { sleep } from '../sleep.ts';
 import { VmConnection } from './lifecycle.ts';
 import { VmStoreError, type VmStore } from './store.ts';
 
@@ -51,8 +51,7 @@ export async function waitFor(
     const over = performance.now() >= end;
     if (over || (!running && target !== 'stopped' && target !== 'running'))
       throw waitError(folder, target, over ? timeout : undefined);
-    // Its own error would hide the signal's reason.
-    await sleep(pause, undefined, signal && { signal }).catch(() => undefined);
+    await sleep(pause, signal);
   }
 }
 

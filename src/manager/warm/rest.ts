@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { sleep } from '../sleep.ts';
 import { VmConnection } from '../vms/lifecycle.ts';
 import type { VmStore } from '../vms/store.ts';
 
@@ -30,8 +30,7 @@ export async function comeToRest(store: VmStore, name: string, signal?: AbortSig
   };
   let before = { at: performance.now(), used: await used() };
   for (let quiet = 0; quiet < WINDOWS && performance.now() < end;) {
-    // Its own error would hide the signal's reason.
-    await sleep(WINDOW, undefined, signal && { signal }).catch(() => undefined);
+    await sleep(WINDOW, signal);
     signal?.throwIfAborted();
     const now = { at: performance.now(), used: await used() };
     quiet = 1000 * (now.used - before.used) < BUSY * (now.at - before.at) ? quiet + 1 : 0;
