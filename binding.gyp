@@ -29,6 +29,7 @@
         'native/promise_worker.cc',
         'native/reactor.cc',
         'native/seccomp.cc',
+        'native/shared_bytes.cc',
         'native/stream_wire.cc',
         'native/tap.cc',
         'native/tap_wire.cc',
@@ -63,6 +64,9 @@
         '-isystem',
         '<!(node -p "require(\'node:path\').resolve(require(\'node-addon-api\').include_dir)")',
       ],
+      # A worker that ends takes its addons with it, and V8 lets go of ArrayBuffers after that (native/shared_bytes.cc);
+      # the handler of the signal that ends KVM_RUN has to stay, too.
+      'ldflags': ['-Wl,-z,nodelete'],
       'conditions': [
         [
           'sanitizer=="asan"',

@@ -10,6 +10,7 @@
 #include "addon.h"
 #include "arguments.h"
 #include "error.h"
+#include "shared_bytes.h"
 
 namespace tsvm {
 
@@ -101,9 +102,7 @@ void FileCalls::Activate(bool active) {
 }
 
 Napi::Value FileCalls::GetArea(const Napi::CallbackInfo& info) {
-  using Held = std::shared_ptr<Area>;
-  return Napi::ArrayBuffer::New(
-      info.Env(), area_->base, area_->size, [](Napi::Env, void*, Held* held) { delete held; }, new Held(area_));
+  return ShareBytes(info.Env(), area_->base, area_->size, area_);
 }
 
 void FileCalls::Perform(uint32_t call) {

@@ -9,6 +9,7 @@
 #include "addon.h"
 #include "arguments.h"
 #include "error.h"
+#include "shared_bytes.h"
 
 namespace tsvm {
 
@@ -48,18 +49,13 @@ Napi::Value FramePort::GetFd(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value FramePort::Area(const Napi::CallbackInfo& info) {
-  using Held = std::shared_ptr<FrameArea>;
-  return Napi::ArrayBuffer::New(
-      info.Env(), area_.get(), sizeof(FrameArea), [](Napi::Env, void*, Held* held) { delete held; },
-      new Held(area_));
+  return ShareBytes(info.Env(), area_.get(), sizeof(FrameArea), area_);
 }
 
 Napi::Value FramePort::Staging(const Napi::CallbackInfo& info) {
-  using Held = std::shared_ptr<uint8_t[]>;
-  Held staging = wire_ ? wire_->staging() : nullptr;
+  std::shared_ptr<uint8_t[]> staging = wire_ ? wire_->staging() : nullptr;
   if (!staging) return info.Env().Undefined();
-  return Napi::ArrayBuffer::New(
-      info.Env(), staging.get(), kStaging, [](Napi::Env, void*, Held* held) { delete held; }, new Held(staging));
+  return ShareBytes(info.Env(), staging.get(), kStaging, staging);
 }
 
 Napi::Value FramePort::Register(const Napi::CallbackInfo& info) {

@@ -7,6 +7,7 @@
 #include "addon.h"
 #include "arguments.h"
 #include "error.h"
+#include "shared_bytes.h"
 
 namespace tsvm {
 
@@ -115,10 +116,7 @@ Napi::Value IoRing::GetEngine(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value IoRing::Area(const Napi::CallbackInfo& info) {
-  using Held = std::shared_ptr<std::vector<uint64_t>>;
-  return Napi::ArrayBuffer::New(
-      info.Env(), area_->data(), area_->size() * sizeof(uint64_t), [](Napi::Env, void*, Held* held) { delete held; },
-      new Held(area_));
+  return ShareBytes(info.Env(), area_->data(), area_->size() * sizeof(uint64_t), area_);
 }
 
 Napi::Value IoRing::Register(const Napi::CallbackInfo& info) {

@@ -21,6 +21,7 @@
 #include "error.h"
 #include "page_map.h"
 #include "promise_worker.h"
+#include "shared_bytes.h"
 
 namespace tsvm {
 
@@ -244,9 +245,7 @@ Napi::Value Memory::Window(const Napi::CallbackInfo& info) {
   if (offset > mapping.size() || length > mapping.size() - offset) {
     throw Napi::RangeError::New(env, "the window ends after the memory");
   }
-  return Napi::ArrayBuffer::New(
-      env, mapping.base() + offset, length, [](Napi::Env, void*, std::shared_ptr<Mapping>* held) { delete held; },
-      new std::shared_ptr<Mapping>(mapping_));
+  return ShareBytes(env, mapping.base() + offset, length, mapping_);
 }
 
 Napi::Value Memory::GetSize(const Napi::CallbackInfo& info) {

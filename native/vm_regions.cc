@@ -7,6 +7,7 @@
 
 #include "arguments.h"
 #include "error.h"
+#include "shared_bytes.h"
 #include "vm.h"
 
 namespace tsvm {
@@ -71,10 +72,7 @@ std::unique_ptr<IndexWindow> ToWindow(const Napi::Object& options, const Region&
 // Memory that vCPU threads and JavaScript share, for as long as either needs it.
 template <typename Item>
 Napi::ArrayBuffer Share(Napi::Env env, const std::shared_ptr<std::vector<Item>>& items) {
-  using Held = std::shared_ptr<std::vector<Item>>;
-  return Napi::ArrayBuffer::New(
-      env, items->data(), items->size() * sizeof(Item), [](Napi::Env, void*, Held* held) { delete held; },
-      new Held(items));
+  return ShareBytes(env, items->data(), items->size() * sizeof(Item), items);
 }
 
 bool NeedsShadow(const std::vector<ReadMode>& modes) {

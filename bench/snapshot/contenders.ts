@@ -6,8 +6,8 @@ import { MIB, PVH_START_INFO } from '../../src/boot/layout.ts';
 import { TOUCHED_FILE } from '../../src/vmm/snapshot/touched.ts';
 import type { GuestProgram } from '../../test/guests/build.ts';
 import type { Qemu } from '../../test/lab/qemu.ts';
-import { bundleScript } from '../../test/support/bundle-script.ts';
 import { pvhBootImage } from '../devices/boot-image.ts';
+import { compiledScript } from '../support/compiled-script.ts';
 import { Qmp } from './qmp.ts';
 import { VmmProcess } from './vmm-process.ts';
 
@@ -30,13 +30,23 @@ export type Created = {
   readonly space: number;
 };
 
+/** Inside the VMM, from when it is told what to restore. */
+export type Inside = {
+  /** to when the vCPUs run */
+  readonly entered: number;
+  /** to the first byte of the guest's, which a process that does all for the first time takes longer to hear of */
+  readonly first: number;
+  /** to when the vCPUs run, in a process that has done it before */
+  readonly again: number;
+};
+
 export type Restored = {
   /** from the start of the process to the first byte of the guest's */
   readonly first: number;
   /** to the end of its look at the working set */
   readonly touched: number;
-  /** from the VMM's first look at the snapshot to that byte; undefined where it does not tell */
-  readonly inside?: number;
+  /** undefined for one that does not tell */
+  readonly inside?: Inside;
 };
 
 /** One way to take a snapshot of a machine, and to go on from it. The last one that was taken is what is restored. */
@@ -52,40 +62,62 @@ export type Contender = {
 export const OURS = 'tsvm';
 export const PEER = 'qemu';
 
-/** Takes a snapshot, or goes on from one; the guest's console is the standard input and output. */
+/**
+ * Takes a snapshot, or goes on from one, and once more from it when the guest has ended; the guest's console is the
+ * standard input and output. The addon is there before: a VM's process has locked its folder by it.
+ */
 const RUN_TSVM = `
+import { native } from './src/kvm/native.ts';
 import { startVm } from './src/vmm/vm.ts';
+
 const { live, folder, restore, prefetch = false, ...options } = JSON.parse(process.argv[2]);
-const begin = performance.now();
-const vm = await startVm({
-  ...options,
-  ...(restore && { restore: { folder, prefetch } }),
-  noReboot: true,
-  log: (line) => console.error(line),
+
+async function start() {
+  const begin = performance.now();
+  const vm = await startVm({
+    ...options,
+    ...(restore && { restore: { folder, prefetch } }),
+    noReboot: true,
+    log: (line) => console.error(line),
+  });
+  return { vm, begin, entered: vm.timings.firstRun - begin };
+}
+
+async function main() {
+  native();
+  const { vm, begin, entered } = await start();
+  let first;
+  vm.serial.onData((bytes) => {
+    first ??= performance.now() - begin;
+    process.stdout.write(bytes);
+  });
+  process.stdin.on('data', (data) => {
+    if (data.toString() === 's') {
+      vm.snapshot({ folder, live }).then(
+        (result) => {
+          console.error(JSON.stringify(result));
+          return vm.stop();
+        },
+        (error) => {
+          console.error(error);
+          return vm.stop();
+        },
+      );
+    } else void vm.serial.write(data);
+  });
+  const { reason, message } = await vm.exited;
+  process.stdin.destroy();
+  if (reason !== 'stopped' && reason !== 'poweroff') throw new Error(message);
+  if (!restore) return;
+  const second = await start();
+  await second.vm.stop();
+  console.error(JSON.stringify({ entered, first, again: second.entered }));
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
 });
-let first;
-vm.serial.onData((bytes) => {
-  first ??= performance.now() - begin;
-  process.stdout.write(bytes);
-});
-process.stdin.on('data', (data) => {
-  if (data.toString() === 's') {
-    vm.snapshot({ folder, live }).then(
-      (result) => {
-        console.error(JSON.stringify(result));
-        return vm.stop();
-      },
-      (error) => {
-        console.error(error);
-        return vm.stop();
-      },
-    );
-  } else void vm.serial.write(data);
-});
-const { reason, message } = await vm.exited;
-process.stdin.destroy();
-if (reason !== 'stopped' && reason !== 'poweroff') throw new Error(message);
-if (restore) console.error(JSON.stringify({ first }));
 `;
 
 /** A guest in the state in which snapshots are taken: it says x all the time. */
@@ -116,16 +148,16 @@ async function follow(vmm: VmmProcess, seen?: () => boolean): Promise<Omit<Resto
   return { first, touched };
 }
 
-/** A number of the object that the program's last line on standard error is. */
-function told({ errors }: VmmProcess, name: string): number {
+/** Numbers of the object that the program's last line on standard error is. */
+function told<Name extends string>({ errors }: VmmProcess, ...names: Name[]): Record<Name, number> {
   const line = errors.trim().split('\n').at(-1) ?? '';
-  const value = line.startsWith('{') ? (JSON.parse(line) as Record<string, unknown>)[name] : undefined;
-  if (typeof value !== 'number') throw new Error(`tsvm has failed:\n${errors}`);
-  return value;
+  const all = (line.startsWith('{') ? JSON.parse(line) : {}) as Record<string, unknown>;
+  if (!names.every((name) => typeof all[name] === 'number')) throw new Error(`tsvm has failed:\n${errors}`);
+  return all as Record<Name, number>;
 }
 
 export async function tsvm({ program, scratch, memory, touch }: Setting): Promise<Contender> {
-  const script = await bundleScript(RUN_TSVM);
+  const script = await compiledScript(RUN_TSVM);
   const folder = join(scratch, `tsvm-${memory / MIB}`);
   const options = { kernel: program.elf, cmdline: `touch=${touch}`, memory, folder };
   const start = (more: object): VmmProcess =>
@@ -142,12 +174,12 @@ export async function tsvm({ program, scratch, memory, touch }: Setting): Promis
       await prepare(vmm);
       vmm.type('s');
       await vmm.ended();
-      return { stop: told(vmm, 'stopMs'), space: spaceOf(join(folder, 'memory')) };
+      return { stop: told(vmm, 'stopMs').stopMs, space: spaceOf(join(folder, 'memory')) };
     },
     restore: async () => {
       await using vmm = start({ restore: true });
       const times = await follow(vmm);
-      return { ...times, inside: told(vmm, 'first') };
+      return { ...times, inside: told(vmm, 'entered', 'first', 'again') };
     },
     prefetched: async () => {
       const list = join(folder, TOUCHED_FILE);
@@ -160,7 +192,7 @@ export async function tsvm({ program, scratch, memory, touch }: Setting): Promis
       }
       await using vmm = start({ restore: true, prefetch: true });
       const times = await follow(vmm);
-      return { ...times, inside: told(vmm, 'first') };
+      return { ...times, inside: told(vmm, 'entered', 'first', 'again') };
     },
   };
 }

@@ -20,10 +20,16 @@ export function decodeCpuid(bytes: Uint8Array): CpuidEntry[] {
   const count = bytes.length < HEADER_SIZE ? 0 : view.getUint32(0, true);
   if (bytes.length !== HEADER_SIZE + count * ENTRY_SIZE) throw new RangeError('CPUID table of a wrong size');
   return Array.from({ length: count }, (_, i) => {
-    const at = HEADER_SIZE + i * ENTRY_SIZE;
-    return Object.fromEntries(
-      FIELDS.map((name, n) => [name, view.getUint32(at + 4 * n, true)]),
-    ) as CpuidEntry;
+    const field = (n: number): number => view.getUint32(HEADER_SIZE + i * ENTRY_SIZE + 4 * n, true);
+    return {
+      function: field(0),
+      index: field(1),
+      flags: field(2),
+      eax: field(3),
+      ebx: field(4),
+      ecx: field(5),
+      edx: field(6),
+    };
   });
 }
 

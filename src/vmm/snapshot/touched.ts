@@ -3,7 +3,7 @@
  * it. The first of them fills it; later ones have that in memory of their own before they run. It is a hint: what
  * cannot be read is as if it were not there.
  */
-import { closeSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import type { GuestRam } from '../../kvm/memory.ts';
@@ -89,10 +89,10 @@ export class Touched {
 }
 
 function read(fd: number, size: number): Float64Array | undefined {
-  const bytes = Buffer.alloc(LIMIT + 1);
-  const length = readSync(fd, bytes, 0, bytes.length, 0);
-  if (length === 0) return undefined;
-  const text = bytes.toString('latin1', 0, length);
+  const { size: written } = fstatSync(fd);
+  if (written === 0) return undefined;
+  const bytes = Buffer.alloc(Math.min(written, LIMIT + 1));
+  const text = bytes.toString('latin1', 0, readSync(fd, bytes, 0, bytes.length, 0));
   const result = v.safeParse(v.pipe(v.string(), v.parseJson(), schema), text);
   let end = 0;
   for (const [offset, count] of result.success ? result.output.ranges : []) {
