@@ -20,7 +20,8 @@ type State = {
 };
 
 /**
- * Where the vCPUs of a guest are that does not answer any more, at two times: what tells a lost interrupt from a loop.
+ * Where the vCPUs of a guest are that does not answer any more, at two times: what tells a lost interrupt from a loop,
+ * and from the fault of the emulator that test/lab/lab.ts tells of.
  * LSTAR, which is entry_SYSCALL_64, tells how far a kernel was moved. Does not reject.
  */
 export async function whereItIs(tsvm: HostTsvm, name: string): Promise<string> {
