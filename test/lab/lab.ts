@@ -200,7 +200,7 @@ const CPU = 'EPYC-Rome,+svm,+npt,-cx16';
 
 /*
  * A fault of the emulator that there is no way around: a VMRUN that injects an interrupt leaves its vector behind as the
- * CPU's next exception (helper_vmrun, QEMU 7.2 and 10.0), and where another thread kicks the CPU before the nested
+ * CPU's next exception (helper_vmrun, seen with QEMU 7.2), and where another thread kicks the CPU before the nested
  * guest's next exit, the guest gets that interrupt once more, whether it has interrupts on or not. One that comes into
  * its own handler may wait for a lock that this holds, for ever: once in some hundred minutes of a busy Debian on a busy
  * machine. It is seen by a vCPU with RFLAGS.IF off and no interrupt in service that spins, and by a frame on its stack
